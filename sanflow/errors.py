@@ -1,0 +1,53 @@
+"""The errors a user can meet, each with the exit code of the command that met it.
+
+A message says what was expected, what was found and what to do. Anything else that escapes is a defect of
+sanflow and shows its traceback (exit code 1).
+"""
+
+
+class SanflowError(Exception):
+    """Root of all errors that a user can mend; never raised itself."""
+
+    exit_code = 1
+
+
+class ConfigError(SanflowError):
+    """A configuration file, key or command-line value is wrong."""
+
+    exit_code = 2
+
+
+class DataError(SanflowError):
+    """A data set, image, mask or download is missing, unreadable or not what was expected."""
+
+    exit_code = 3
+
+
+class WeightsError(SanflowError):
+    """Weights cannot be found, fetched or fitted to their network."""
+
+    exit_code = 4
+
+
+class DeviceError(SanflowError):
+    """The demanded device is missing or too small."""
+
+    exit_code = 5
+
+
+class StorageError(SanflowError):
+    """A disk is full or a folder cannot be written."""
+
+    exit_code = 6
+
+
+class IntegrityError(SanflowError):
+    """A file that sanflow wrote earlier is damaged or belongs to another run."""
+
+    exit_code = 7
+
+
+class TrainingError(SanflowError):
+    """Training had to stop: the loss or its gradients are no longer finite."""
+
+    exit_code = 8
