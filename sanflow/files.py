@@ -77,7 +77,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically; NaN is written as null, which every JSON reader takes."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        temporary.write_text(
+            json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+        )
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,0 +1,36 @@
+"""The command `sanflow`: one command per step of the benchmark, named as the rule that calls it.
+
+A command parses, calls one function and writes. A user's error is one line and an exit code (sanflow/errors.py).
+"""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from sanflow.cli import config as _config
+from sanflow.errors import SanflowError
+
+EXIT_CODES = """Exit codes: 0 done · 1 a defect of sanflow (please report it) · 2 configuration or command line ·
+3 data · 4 weights · 5 device · 6 disk · 7 a damaged file · 8 training diverged · 130, 143 interrupted, state saved."""
+
+app = typer.Typer(
+    name="sanflow",
+    help="A reproducible benchmark for visual anomaly detection, built around SANFlow.\n\n"
+    "`snakemake` runs these commands in order; each can also be run by hand.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+_config.register(app)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the package."""
+    try:
+        app()
+    except SanflowError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,152 @@
+"""Where a number comes from: digests of code and configuration, versions, the machine. Opens no model.
+
+`code_digest` is what Snakemake watches: an edit of a figure function changes the digest of `figures` alone, an edit
+of the flow that of `train` and all that follows. Comments, docstrings and formatting do not count.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+
+# What decides the result of each stage, as files or folders of the package. A stage's own inputs carry the rest.
+STAGES: dict[str, tuple[str, ...]] = {
+    "download": ("data/download.py", "data/archives.py", "data/photo_textures.py"),
+    "index": ("data/index.py", "data/layouts.py", "data/registry.py"),
+    "train": (
+        "anomalies.py",
+        "data/images.py",
+        "distributions.py",
+        "encoders",
+        "flow.py",
+        "losses.py",
+        "model.py",
+        "schedule.py",
+        "statistics.py",
+        "training",
+    ),
+    "import_official": ("official.py",),
+    "score": (
+        "data/images.py",
+        "encoders",
+        "distributions.py",
+        "flow.py",
+        "model.py",
+        "scoring.py",
+        "statistics.py",
+    ),
+    "score_external": ("external.py",),
+    "evaluate": ("evaluation.py", "fusion.py", "metrics"),
+    "tables": ("tables", "published.py"),
+    "figures": ("figures", "fusion.py"),
+}
+PACKAGES = (
+    "FrEIA",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "snakemake",
+    "timm",
+    "torch",
+    "torchvision",
+)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
+
+    Example:
+        >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def code_digest(stage: str, package: Path = PACKAGE) -> str:
+    """SHA-256 over what the Python code of a stage does.
+
+    Arguments:
+        stage: A key of `STAGES`.
+        package: The folder of the package.
+    """
+    digest = hashlib.sha256()
+    for entry in STAGES[stage]:
+        path = package / entry
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(package).as_posix().encode() + b"\0")
+            digest.update(_meaning(file.read_text("utf-8")).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _meaning(source: str) -> str:
+    """The code without its comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if (
+                isinstance(node.body[0] if node.body else None, ast.Expr)
+                and ast.get_docstring(node) is not None
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Versions of the packages, of Python and of sanflow's own commit, and the kind of machine."""
+    return {
+        "sanflow": importlib.metadata.version("sanflow"),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # the table environment has no torch
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(PACKAGE.parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # installed from a wheel, or no git
+        return None
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
