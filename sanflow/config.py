@@ -43,9 +43,7 @@ def _file_name(name: str) -> str:
 
 def _category(name: str) -> str:
     if not name or name.startswith(".") or re.search(r"[/\\{}\x00-\x1f]", name):
-        raise ValueError(
-            f"{name!r} becomes a folder name: it may not be empty, begin with '.' or hold / \\ {{ }}"
-        )
+        raise ValueError(f"{name!r} becomes a folder name: it may not be empty, begin with '.' or hold / \\ {{ }}")
     return name
 
 
@@ -75,9 +73,7 @@ class DatasetChoice(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "DatasetChoice":
         if self.kind == "folder" and self.root is None:
-            raise ValueError(
-                "a data set of kind `folder` needs `root`: the folder that holds <category>/train/good"
-            )
+            raise ValueError("a data set of kind `folder` needs `root`: the folder that holds <category>/train/good")
         if self.categories == []:
             raise ValueError("`categories` is empty: name at least one, or write `all`")
         return self
@@ -86,9 +82,7 @@ class DatasetChoice(StrictModel):
 # What the other methods change of SANFlow's defaults. cflow: Gudovskiy et al., WACV 2022, as released.
 CFLOW_INPUT_SIZE: dict[str, Size] = {
     "default": 256,
-    **dict.fromkeys(
-        ["bottle", "carpet", "grid", "leather", "screw", "tile", "toothbrush", "wood", "zipper"], 512
-    ),
+    **dict.fromkeys(["bottle", "carpet", "grid", "leather", "screw", "tile", "toothbrush", "wood", "zipper"], 512),
     "transistor": 128,
 }
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -220,13 +214,9 @@ class Experiment(StrictModel):
         if min(min(_pair(size)) for size in self._sizes()) < 16:
             raise ValueError(f"expected `input_size` of at least 16 pixels, but got {self.input_size}")
         if self.method == "cflow" and self.base == "predicted":
-            raise ValueError(
-                "`method: cflow` has the base N(0, I); for a predicted base choose `method: sanflow`"
-            )
+            raise ValueError("`method: cflow` has the base N(0, I); for a predicted base choose `method: sanflow`")
         if self.locations_per_step is not None and self.base == "predicted":
-            raise ValueError(
-                "`locations_per_step` needs `base: fixed`: the predicted base is trained on whole images"
-            )
+            raise ValueError("`locations_per_step` needs `base: fixed`: the predicted base is trained on whole images")
         return self
 
     def _sizes(self) -> list[Size]:
@@ -239,15 +229,13 @@ class Experiment(StrictModel):
         return _pair(self.input_size)
 
     def training_settings(self, category: str) -> dict[str, Any]:
-        """All that decides the trained weights, as plain values: the input size of this category, no file name of results."""
+        """All that decides the trained weights, as plain values, with the input size of this category."""
         settings = self.model_dump(mode="json", exclude=NOT_TRAINING)
         return {**settings, "input_size": list(self.input_size_for(category))}
 
     def training_digest(self, category: str) -> str:
         """SHA-256 of `training_settings`: two runs of one digest, seed, data and code give the same weights."""
-        return hashlib.sha256(
-            json.dumps(self.training_settings(category), sort_keys=True).encode()
-        ).hexdigest()
+        return hashlib.sha256(json.dumps(self.training_settings(category), sort_keys=True).encode()).hexdigest()
 
     @property
     def trains(self) -> bool:
@@ -257,9 +245,7 @@ class Experiment(StrictModel):
     @property
     def kept_epochs(self) -> list[int]:
         """The epochs (counted from 1) that `keep_every` keeps beside the last one."""
-        return (
-            [] if self.keep_every is None else list(range(self.keep_every, self.epochs + 1, self.keep_every))
-        )
+        return [] if self.keep_every is None else list(range(self.keep_every, self.epochs + 1, self.keep_every))
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -363,6 +349,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -380,7 +368,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         # The loader is a SafeLoader; it makes plain values only.
-        value = yaml.load(Path(path).read_text("utf-8"), _UniqueKeyLoader)  # noqa: S506
+        value = yaml.load(Path(path).read_text("utf-8"), _UniqueKeyLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"Expected a configuration file at {path}, but there is none.") from error
     except yaml.YAMLError as error:

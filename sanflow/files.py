@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -83,7 +84,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, dict):
         return {str(key): _without_nan(item) for key, item in value.items()}
