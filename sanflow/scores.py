@@ -56,7 +56,9 @@ class Scores:
         labels: (N,) True where the image is anomalous.
         defect_types: Per image, "good" where there is none.
         input_size: (height, width) the images had before the model.
-        provenance: Digests of index, checkpoint, code and configuration, seed, versions, device; JSON values.
+        provenance: JSON values; tables read from it "experiment" (all fields of the configuration's Experiment),
+            "experiment_name", "dataset", "category", "seed", "epoch" and "encoder" (the encoder's identity);
+            also "index_digest", "checkpoint_digest", "code_digest", "config_digest", "versions", "device".
         cost: "images_per_second" of scoring and the like; JSON values.
 
     Raises:
@@ -85,9 +87,7 @@ class Scores:
         grids = {name: np.asarray(grid_NHW, np.float32) for name, grid_NHW in self.grids.items()}
         for name, grid_NHW in grids.items():
             if grid_NHW.ndim != 3 or len(grid_NHW) != n_images:
-                raise ValueError(
-                    f"Expected grid {name!r} of shape ({n_images}, h, w), but got {grid_NHW.shape}."
-                )
+                raise ValueError(f"Expected grid {name!r} of shape ({n_images}, h, w), but got {grid_NHW.shape}.")
         if np.shape(self.labels) != (n_images,) or len(self.defect_types) != n_images:
             raise ValueError(
                 f"Expected a label and a defect type for each of {n_images} images, but got "
@@ -185,16 +185,13 @@ class Extras:
 
     def __post_init__(self) -> None:
         if self.variance is not None and (self.variance.ndim != 3 or len(self.variance) != len(self.paths)):
-            raise ValueError(
-                f"Expected variance maps ({len(self.paths)}, h, w), but got shape {self.variance.shape}."
-            )
+            raise ValueError(f"Expected variance maps ({len(self.paths)}, h, w), but got shape {self.variance.shape}.")
         if self.latents is None or self.latent_labels is None:
             if self.latents is not self.latent_labels:
                 raise ValueError("Expected latents together with their labels, but got only one of them.")
         elif self.latents.ndim != 2 or self.latent_labels.shape != (len(self.latents),):
             raise ValueError(
-                "Expected latents (M, C) with M labels, but got "
-                f"{self.latents.shape} and {self.latent_labels.shape}."
+                f"Expected latents (M, C) with M labels, but got {self.latents.shape} and {self.latent_labels.shape}."
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -243,9 +240,7 @@ def _content_digest(header_json: str, arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _write_archive(
-    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
+def _write_archive(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     header_json = json.dumps(header, ensure_ascii=False, allow_nan=False)
     entries = arrays | {
         "header": np.array(header_json),
@@ -255,9 +250,7 @@ def _write_archive(
         np.savez_compressed(temporary, **entries)  # type: ignore[arg-type]
 
 
-def _read_archive(
-    path: str | os.PathLike[str], expected_file: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read_archive(path: str | os.PathLike[str], expected_file: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     remedy = "Delete it and run again; it will be remade."
     try:
         with np.load(path, allow_pickle=False) as archive:
