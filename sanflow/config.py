@@ -129,7 +129,7 @@ class Experiment(StrictModel):
     weights: ExpandedPath = "pretrained"
     """`pretrained`, `random`, or a .pth or .safetensors file."""
     taps: list[str] | None = None
-    """Names of the layers that give the features, one a scale, in the order of the flows; the encoder's own if unset."""
+    """Names of the layers that give the features, one a scale, in the flows' order; the encoder's own if unset."""
     scales: int = Field(3, ge=1, le=4)
     """How many scales, where `taps` is unset."""
     padding: Literal["reflect", "zeros"] | None = None
@@ -198,7 +198,8 @@ class Experiment(StrictModel):
             raise ValueError(f"`method: {self.method}` needs `encoder`, such as timm/wide_resnet50_2.tv_in1k")
         if self.encoder.split("/")[0] not in {"timm", "torchvision", "sanflow"} or "/" not in self.encoder:
             raise ValueError(
-                f"expected `encoder` as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, but got {self.encoder!r}"
+                "expected `encoder` as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, "
+                f"but got {self.encoder!r}"
             )
         if self.source == "official" and self.official_weights is None:
             raise ValueError(
@@ -206,8 +207,8 @@ class Experiment(StrictModel):
             )
         if self.warmup_epochs > self.epochs / 2:
             raise ValueError(
-                f"expected `warmup_epochs` to be at most half of `epochs` ({self.epochs}), but got {self.warmup_epochs}: "
-                "the warm-up would eat the schedule"
+                f"expected `warmup_epochs` to be at most half of `epochs` ({self.epochs}), "
+                f"but got {self.warmup_epochs}: the warm-up would eat the schedule"
             )
         if isinstance(self.input_size, dict) and "default" not in self.input_size:
             raise ValueError("`input_size` by category needs the key `default`")
@@ -280,8 +281,8 @@ class Benchmark(StrictModel):
             for dataset in experiment.datasets or []:
                 if dataset not in self.datasets:
                     raise ValueError(
-                        f"experiment {name!r} names the data set {dataset!r}, but this benchmark has {sorted(self.datasets)}"
-                        + _did_you_mean(dataset, self.datasets)
+                        f"experiment {name!r} names the data set {dataset!r}, "
+                        f"but this benchmark has {sorted(self.datasets)}" + _did_you_mean(dataset, self.datasets)
                     )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected different seeds, but got {self.seeds}")
@@ -329,7 +330,9 @@ class Settings(StrictModel):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """`cuda` stops with an error where there is no GPU; `auto` takes the CPU then, and says so."""
     tracking: Tracking = Tracking()
+    """Where MLflow mirrors the runs."""
     cache: Cache = Cache()
+    """The cache of decoded and resized images."""
     offline: bool = False
     """Never open a connection for data: what is missing is an error."""
     save_state_every_seconds: float = Field(300.0, gt=0)

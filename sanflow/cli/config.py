@@ -1,13 +1,44 @@
-"""Commands about the configuration: `check` a benchmark file, write the `schema`."""
+"""Commands about the configuration: `check` a benchmark file, write the `schema` and its page in the docs."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
-from sanflow.config import Benchmark, Settings, benchmark_path, load_benchmark
+from sanflow.config import (
+    METHOD_DEFAULTS,
+    Benchmark,
+    Cache,
+    DatasetChoice,
+    Experiment,
+    Settings,
+    Tracking,
+    benchmark_path,
+    load_benchmark,
+)
 from sanflow.files import atomic_path
+
+PAGE = """# Configuration
+
+*Written by `sanflow schema` from the models in `sanflow/config.py`; a test holds this page to them.*
+
+`config/config.yaml` says which benchmark to run, and where. A benchmark is one file: `config/benchmarks/<name>.yaml`,
+or any path given as `--config benchmark=/path/mine.yaml` (its results go to `results/mine/`). Unknown keys are refused
+with the nearest valid name, before any work; `sanflow check <benchmark>` does only that. Paths may hold `~` and
+`$VARIABLES`; relative ones count from the folder in which `snakemake` is started.
+
+```yaml
+datasets:
+  mvtec_ad: {categories: all}
+  my_parts: {kind: folder, root: /data/parts, categories: [screw]}
+experiments:
+  sanflow-wrn50: {method: sanflow, encoder: timm/wide_resnet50_2.tv_in1k, input_size: 256}
+  cflow-matched: {method: cflow-matched, encoder: timm/wide_resnet50_2.tv_in1k, input_size: 256}
+seeds: [0, 1, 2]
+```
+"""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +63,50 @@ def check(
 
 
 def schema(
-    folder: Annotated[Path, typer.Argument(help="Where the JSON schemas go.")] = Path("workflow/schemas"),
+    folder: Annotated[Path, typer.Argument(help="Top folder of the checkout.")] = Path(),
 ) -> None:
-    """Write the JSON schemas of config.yaml and of benchmark files."""
+    """Write the JSON schemas of config.yaml and of benchmark files, and docs/configuration.md."""
     for name, model in {"config": Settings, "benchmark": Benchmark}.items():
-        with atomic_path(folder / f"{name}.schema.json") as temporary:
+        with atomic_path(folder / f"workflow/schemas/{name}.schema.json") as temporary:
             temporary.write_text(json.dumps(model.model_json_schema(), indent=2) + "\n", "utf-8")
+    with atomic_path(folder / "docs/configuration.md") as temporary:
+        temporary.write_text(configuration_page(), "utf-8")
+
+
+def configuration_page() -> str:
+    """The text of docs/configuration.md."""
+    sections = [
+        PAGE,
+        _section("config/config.yaml", Settings),
+        _section("`tracking`", Tracking),
+        _section("`cache`", Cache),
+        _section("A benchmark file", Benchmark),
+        _section("`datasets`: each entry", DatasetChoice),
+        _section("`experiments`: each entry", Experiment),
+        "## What a method changes of these defaults\n\n"
+        + "\n".join(
+            f"- `{method}`: " + (", ".join(f"`{key}: {_shown(value)}`" for key, value in changes.items()) or "nothing")
+            for method, changes in METHOD_DEFAULTS.items()
+        ),
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _section(title: str, model: type[BaseModel]) -> str:
+    rows = [
+        f"| `{name}` | {_shown_default(field)} | {(field.description or '').replace('|', chr(92) + '|')} |"
+        for name, field in model.model_fields.items()
+    ]
+    return f"## {title}\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def _shown_default(field: Any) -> str:
+    if field.is_required():
+        return "*needed*"
+    if isinstance(field.default, BaseModel):
+        return "see below"
+    return f"`{_shown(field.default)}`"
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
