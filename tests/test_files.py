@@ -26,9 +26,14 @@ def test_json_survives_the_round_trip_and_nan_becomes_null(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, 1)
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert read_json(path) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["value.json"]
 

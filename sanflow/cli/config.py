@@ -66,7 +66,8 @@ def schema(
     folder: Annotated[Path, typer.Argument(help="Top folder of the checkout.")] = Path(),
 ) -> None:
     """Write the JSON schemas of config.yaml and of benchmark files, and docs/configuration.md."""
-    for name, model in {"config": Settings, "benchmark": Benchmark}.items():
+    models: dict[str, type[BaseModel]] = {"config": Settings, "benchmark": Benchmark}
+    for name, model in models.items():
         with atomic_path(folder / f"workflow/schemas/{name}.schema.json") as temporary:
             temporary.write_text(json.dumps(model.model_json_schema(), indent=2) + "\n", "utf-8")
     with atomic_path(folder / "docs/configuration.md") as temporary:
