@@ -4,7 +4,7 @@ Role: `open_tracker` gives each job its run; a server that is away warns and nev
 Layer: parts; depends on errors and files. MLflow is imported only when something is sent.
 """
 
-from sanflow.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker, open_tracker
+from sanflow.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker, job_tracker, open_tracker
 from sanflow.tracking.uris import masked
 
-__all__ = ["MlflowTracker", "NullTracker", "Status", "Tracker", "masked", "open_tracker"]
+__all__ = ["MlflowTracker", "NullTracker", "Status", "Tracker", "job_tracker", "masked", "open_tracker"]

@@ -1,6 +1,7 @@
 """What a job tells of itself: parameters, metrics, files and how it ended. Never a reason for the job to fail."""
 
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 BENCHMARK_FILE = "benchmark.json"
 RETRY_SECONDS = 60.0
+URI_VARIABLE = "SANFLOW_TRACKING_URI"
 
 
 class Tracker(Protocol):
@@ -201,6 +203,22 @@ def open_tracker(uri: str | None, *, folder: Path, unit: str, digest: str, stage
     except SanflowError as error:
         logger.warning("Tracking is off for this job: %s", error)
         return NullTracker()
+
+
+def job_tracker(folder: Path | None, *, unit: str, digest: str, stage: str, send: bool = True) -> Tracker:
+    """The tracker of a job that the workflow started: it hands the URI on in $SANFLOW_TRACKING_URI.
+
+    A URI may hold a password, so it is no argument of a command, where logs and process lists would show it.
+
+    Arguments:
+        folder: `results/<benchmark>/tracking`; None turns tracking off.
+        unit: As for `open_tracker`.
+        digest: As for `open_tracker`.
+        stage: As for `open_tracker`.
+        send: As for `open_tracker`.
+    """
+    uri = os.environ.get(URI_VARIABLE) if folder is not None else None
+    return open_tracker(uri, folder=folder or Path(), unit=unit, digest=digest, stage=stage, send=send)
 
 
 def run_identity(folder: Path, unit: str, digest: str) -> dict[str, Any]:
