@@ -1,0 +1,141 @@
+"""Is one experiment better than another? Means over seeds, and paired comparison over categories.
+
+Categories differ in difficulty far more than experiments do, so two experiments are compared by their difference
+within each category; n is the number of categories and is always part of the answer.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Values over seeds (or a mean over categories).
+
+    Arguments:
+        n: How many values there are; NaN are left out and not counted.
+        mean: Their mean; NaN if n is 0.
+        std: Their standard deviation with n - 1 in the denominator; NaN if n is below 2.
+    """
+
+    n: int
+    mean: float
+    std: float
+
+    def to_dict(self) -> dict[str, float]:
+        """As it stands in a file."""
+        return asdict(self)
+
+
+def summarize(values: Iterable[float]) -> Summary:
+    """Mean and standard deviation of the values that are not NaN.
+
+    Example:
+        >>> summarize([0.75, 0.5, float("nan"), 1.0])
+        Summary(n=3, mean=0.75, std=0.25)
+    """
+    kept = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    if kept.size == 0:
+        return Summary(0, math.nan, math.nan)
+    std = float(kept.std(ddof=1)) if kept.size > 1 else math.nan
+    return Summary(kept.size, float(kept.mean()), std)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Second minus first experiment, over the categories that both have.
+
+    Arguments:
+        n: Number of categories compared.
+        mean_difference: Mean of second minus first; positive if the second is better.
+        low: Lower end of its t interval; NaN if n is below 2.
+        high: Its upper end.
+        confidence: Of the interval, in (0, 1).
+        t_p: Two-sided p-value of the paired t test; NaN if n is below 2.
+        wilcoxon_p: Of the signed-rank test, zero differences left out; 1 if all are zero.
+        sign_p: Of the sign test, zero differences left out; 1 if all are zero.
+        wins: Categories in which the second is better.
+        losses: In which it is worse.
+        ties: In which they are equal.
+        left_out: Categories that only one of them has, or where one has no value; sorted.
+    """
+
+    n: int
+    mean_difference: float
+    low: float
+    high: float
+    confidence: float
+    t_p: float
+    wilcoxon_p: float
+    sign_p: float
+    wins: int
+    losses: int
+    ties: int
+    left_out: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, float | tuple[str, ...]]:
+        """As it stands in a file."""
+        return asdict(self)
+
+
+def compare_paired(
+    first: Mapping[str, float], second: Mapping[str, float], confidence: float = 0.95
+) -> PairedComparison:
+    """Compare two experiments by one metric over the categories they share.
+
+    The t interval speaks of the mean difference; the two tests without a normal distribution beside it say whether
+    a few categories carry it. With n categories the sign test cannot fall below 2 ** (1 - n).
+
+    Arguments:
+        first: Metric of the reference experiment, by category; take the mean over seeds first.
+        second: Metric of the other experiment, by category.
+        confidence: Of the t interval, in (0, 1).
+
+    Raises:
+        ValueError: If they share no category with values in both, or the confidence is not in (0, 1).
+
+    Example:
+        >>> ours = {"nut": 1.0, "pin": 1.0, "cap": 0.5, "lid": 1.0}
+        >>> found = compare_paired({"nut": 0.75, "pin": 0.5, "cap": 0.5}, ours)
+        >>> found.n, found.mean_difference, found.wins, found.losses, found.ties, found.left_out
+        (3, 0.25, 2, 0, 1, ('lid',))
+    """
+    from scipy import stats  # loads slowly, and few callers of this package compare
+
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
+    every = sorted(set(first) | set(second))
+    pairs = {name: second.get(name, math.nan) - first.get(name, math.nan) for name in every}
+    shared = [name for name in every if not math.isnan(pairs[name])]
+    if not shared:
+        raise ValueError(
+            "Expected two experiments with at least one category in common, "
+            f"but got {sorted(first)} and {sorted(second)} (values that are NaN do not count)."
+        )
+    difference = np.array([pairs[name] for name in shared])
+    n, mean = difference.size, float(difference.mean())
+    low = high = t_p = math.nan
+    if n > 1:
+        error = float(difference.std(ddof=1)) / math.sqrt(n)
+        reach = float(stats.t.ppf(0.5 + confidence / 2.0, n - 1)) * error
+        low, high = mean - reach, mean + reach
+        t_p = float(2.0 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0.0)
+    wins, losses = int(np.sum(difference > 0)), int(np.sum(difference < 0))
+    moved = wins + losses
+    return PairedComparison(
+        n=n,
+        mean_difference=mean,
+        low=low,
+        high=high,
+        confidence=confidence,
+        t_p=t_p,
+        wilcoxon_p=float(stats.wilcoxon(difference[difference != 0]).pvalue) if moved else 1.0,
+        sign_p=float(stats.binomtest(wins, moved).pvalue) if moved else 1.0,
+        wins=wins,
+        losses=losses,
+        ties=n - moved,
+        left_out=tuple(name for name in every if name not in shared),
+    )
