@@ -58,6 +58,7 @@ class AnomalyFlow(nn.Module):
         base_seed, *flow_seeds = (
             int(state) for state in np.random.SeedSequence(seed).generate_state(len(channels) + 1, np.uint32)
         )
+        self.channels = list(channels)
         self.position_channels = position_channels
         self.abnormal_mean = abnormal_mean
         self.flows = nn.ModuleList(
@@ -84,11 +85,6 @@ class AnomalyFlow(nn.Module):
             abnormal_mean=experiment.abnormal_mean,
             seed=seed,
         )
-
-    @property
-    def channels(self) -> list[int]:
-        """Channels of each scale."""
-        return [flow.channels for flow in self.flows]
 
     def objective(
         self, scale: int, features_BCHW: Tensor, base: Base, mask_B1HW: Tensor | None

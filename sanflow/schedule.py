@@ -32,17 +32,17 @@ def learning_rate(
         The learning rate, > 0.
 
     Raises:
-        ValueError: If the warm-up would take half of the training or more: the rate would rise to a value the
-            cosine has already left.
+        ValueError: If the warm-up would take more than half of the training: with two epochs of warm-up in two, the
+            rate would never leave the bottom.
 
     Example:
         >>> settings = dict(epochs=20, batches_per_epoch=12, base_lr=5e-4)
         >>> [round(learning_rate(epoch, 0, **settings), 6) for epoch in (0, 1, 2, 10, 19)]
         [5e-05, 0.000269, 0.000488, 0.00025, 4e-06]
     """
-    if not 0 <= warmup_epochs < epochs / 2:
+    if not 0 <= warmup_epochs <= epochs / 2:
         raise ValueError(
-            f"Expected a warm-up shorter than half of the {epochs} epochs, but got {warmup_epochs} epochs; "
+            f"Expected a warm-up of at most half of the {epochs} epochs, but got {warmup_epochs}; "
             "set warmup_epochs lower (fractions are allowed)."
         )
 

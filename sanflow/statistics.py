@@ -59,7 +59,7 @@ class FixedBase(nn.Module):
 
 def _convolution(inputs: int, outputs: int, generator: torch.Generator) -> nn.Conv2d:
     """3 x 3, zero-padded, no bias, torch's default initial weights drawn from `generator`."""
-    convolution: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, bias=False)  # type: ignore[arg-type]
+    convolution: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, bias=False)
     bound = (9 * inputs) ** -0.5
     nn.init.uniform_(convolution.weight, -bound, bound, generator=generator)
     return convolution
