@@ -1,0 +1,21 @@
+"""Frozen feature extractors: an image goes in, feature maps at one to four scales come out.
+
+The only package that knows timm, torchvision's models and the released ResNets' reflection padding. The rest of
+sanflow sees an `Encoder`: `channels`, `strides`, `mean`, `std`, `identity` and `encoder(images_B3HW) -> [features_BChw]`.
+"""
+
+from sanflow.encoders.build import build_encoder
+from sanflow.encoders.encoder import Encoder
+from sanflow.encoders.names import LISTED_ENCODERS, ListedEncoder
+from sanflow.encoders.scales import measure_feature_scales
+from sanflow.encoders.weights import read_weights, weights_digest
+
+__all__ = [
+    "LISTED_ENCODERS",
+    "Encoder",
+    "ListedEncoder",
+    "build_encoder",
+    "measure_feature_scales",
+    "read_weights",
+    "weights_digest",
+]

@@ -1,0 +1,165 @@
+"""Build an encoder from its name: which network, which weights, which padding, which taps."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from sanflow.encoders.encoder import Encoder
+from sanflow.encoders.layouts import Layout, layout_of
+from sanflow.encoders.names import LISTED_ENCODERS, RESNETS_PADDED_BY_REFLECTION
+from sanflow.encoders.networks import Network
+from sanflow.encoders.reflect import pad_by_reflection
+from sanflow.encoders.taps import shapes_at_taps
+from sanflow.encoders.timm_encoders import create_timm
+from sanflow.encoders.torchvision_encoders import create_torchvision
+from sanflow.encoders.weights import fit_weights, in_heads, read_weights, weights_digest
+from sanflow.errors import ConfigError
+from sanflow.files import sha256_of_file
+
+Padding = Literal["reflect", "zeros"]
+
+# An image twice as wide as high tells rows from columns; 448 is divisible by every common patch size and stride.
+PROBE_SIZE = (448, 896)
+
+
+def build_encoder(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] = "pretrained",
+    taps: Sequence[str] | None = None,
+    scales: int = 3,
+    padding: Padding | None = None,
+    feature_scales: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Encoder:
+    """Build a frozen encoder.
+
+    Torch's global random state is left alone.
+
+    Arguments:
+        name: `timm/<architecture>.<tag>`, `torchvision/<architecture>` or `sanflow/compact`.
+        weights: `pretrained`, `random`, or the path of a .safetensors or .pth file.
+        taps: Layers whose outputs are the features, in the order of the flows; the encoder's own if None.
+        scales: How many of the encoder's own taps, the deepest ones; without effect where `taps` is given.
+        padding: `reflect` for the ResNets of the paper if None, else `zeros`: the network as it is.
+        feature_scales: What to divide each scale by, from `measure_feature_scales`.
+        seed: Of random weights.
+
+    Returns:
+        The encoder, on the CPU.
+
+    Raises:
+        ConfigError: If the name, a tap, the padding or the number of scales does not fit.
+        WeightsError: If the weights cannot be had or do not fit the network.
+
+    Example:
+        >>> encoder = build_encoder("timm/resnet18.tv_in1k", weights="random")
+        >>> encoder.channels, encoder.strides, encoder.identity["padding"]
+        ([128, 256, 512], [8, 16, 32], 'reflect')
+    """
+    library, _, model = name.partition("/")
+    if taps is None and not 1 <= scales <= 4:
+        raise ConfigError(f"Expected 1 to 4 scales, but got {scales}. Set `scales` or name the layers in `taps`.")
+    if name == "sanflow/compact":
+        return _build_compact(weights, taps, scales, padding, feature_scales, seed)
+    if library == "timm" and model:
+        network = create_timm(model, seed, random=weights == "random")
+    elif library == "torchvision" and model:
+        network = create_torchvision(model, seed)
+    else:
+        raise ConfigError(
+            f"Expected an encoder as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, but got {name!r}."
+        )
+    return _assemble(network, weights, taps, scales, padding, feature_scales, seed)
+
+
+def _assemble(
+    network: Network,
+    weights: str | os.PathLike[str],
+    taps: Sequence[str] | None,
+    scales: int,
+    padding: Padding | None,
+    feature_scales: Sequence[float] | None,
+    seed: int,
+) -> Encoder:
+    chosen = network.default_taps(scales) if taps is None else _checked(taps, network)
+    loaded = _load(network, weights, seed)
+    padding = padding or ("reflect" if network.architecture in RESNETS_PADDED_BY_REFLECTION else "zeros")
+    if padding == "reflect":
+        pad_by_reflection(network.module, network.name)
+    tapped = network.tap(network.module, chosen)
+    layouts = _layouts(network, tapped, chosen)
+    listed = LISTED_ENCODERS.get(network.name)
+    identity = {
+        "name": network.name,
+        "architecture": network.architecture,
+        "tag": network.tag,
+        "taps": chosen,
+        "channels": [layout.channels for layout in layouts],
+        "strides": [layout.stride for layout in layouts],
+        "padding": padding,
+        "mean": [float(value) for value in network.mean],
+        "std": [float(value) for value in network.std],
+        "in_release": listed.in_release if listed else False,
+        "library": network.version,
+        **loaded,
+    }
+    return Encoder(
+        tapped,
+        layouts,
+        mean=network.mean,
+        std=network.std,
+        identity=identity,
+        fixed_size=network.fixed_size,
+        feature_scales=feature_scales,
+    )
+
+
+def _checked(taps: Sequence[str], network: Network) -> list[str]:
+    if not taps or len(set(taps)) != len(taps):
+        raise ConfigError(f"Expected `taps` to name at least one layer, each once, but got {list(taps)}.")
+    if in_head := [tap for tap in taps if in_heads(tap, network.heads)]:
+        raise ConfigError(
+            f"Expected `taps` before the classifier of {network.name}, but {', '.join(in_head)} belongs to it, and its "
+            "weights are not loaded. Choose earlier layers."
+        )
+    return list(taps)
+
+
+def _load(network: Network, weights: str | os.PathLike[str], seed: int) -> dict[str, Any]:
+    """Fill the network and tell what with."""
+    if weights == "random":
+        facts: dict[str, Any] = {"weights": "random", "seed": seed}
+    else:
+        path = network.fetch() if weights == "pretrained" else weights
+        source = f"{network.name} in {path}"
+        fitted = fit_weights(
+            network.module, read_weights(path), heads=network.heads, source=source, convert=network.convert
+        )
+        kind = "pretrained" if weights == "pretrained" else "file"
+        facts = {"weights": kind, "file_sha256": sha256_of_file(path), **fitted}
+    return {**facts, "weights_sha256": weights_digest(network.module.state_dict(), network.heads)}
+
+
+def _layouts(network: Network, tapped: nn.Module, taps: Sequence[str]) -> list[Layout]:
+    size = network.fixed_size or PROBE_SIZE
+    shapes = shapes_at_taps(tapped, *size)
+    return [layout_of(shape, size, tap, network.channels_last) for shape, tap in zip(shapes, taps, strict=True)]
+
+
+def _build_compact(
+    weights: str | os.PathLike[str],
+    taps: Sequence[str] | None,
+    scales: int,
+    padding: Padding | None,
+    feature_scales: Sequence[float] | None,
+    seed: int,
+) -> Encoder:
+    # The bundled encoder builds itself; it is imported here so that the others do not need its weights.
+    from sanflow.encoders.compact import load_compact
+
+    return load_compact(
+        weights=weights, taps=taps, scales=scales, padding=padding, feature_scales=feature_scales, seed=seed
+    )

@@ -1,0 +1,140 @@
+"""The frozen feature extractor that the rest of sanflow sees.
+
+Suffixes: B images, C channels of a scale, H and W image height and width, h and w map height and width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sanflow.encoders.layouts import Layout
+from sanflow.encoders.taps import shapes_at_taps
+from sanflow.errors import ConfigError
+
+
+class Encoder(nn.Module):
+    """A frozen network that turns images into feature maps, one a scale, in the order of the flows.
+
+    It is always in eval mode and never takes part in a gradient. Built by `build_encoder`.
+
+    Arguments:
+        network: A module that gives the taps' outputs as a list.
+        layouts: What each tap gives.
+        mean: What the images' three channels are reduced by, in the range [0, 1].
+        std: What they are divided by afterwards.
+        identity: What decides the features: name, tag, taps, padding, digest of the weights and so on.
+        fixed_size: The one height and width it takes, if it takes only one.
+
+    Attributes:
+        channels: Channels of each scale.
+        strides: Image pixels per map location of each scale.
+        feature_scales: What each scale is divided by, or None.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layouts: Sequence[Layout],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        identity: dict[str, Any],
+        fixed_size: tuple[int, int] | None = None,
+        feature_scales: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.layouts = tuple(layouts)
+        self.channels = [layout.channels for layout in layouts]
+        self.strides = [layout.stride for layout in layouts]
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.fixed_size = fixed_size
+        self._identity = identity
+        self.feature_scales: list[float] | None = None
+        self.set_feature_scales(feature_scales)
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the features, as plain values for the checkpoint and the provenance."""
+        return {**self._identity, "feature_scales": self.feature_scales}
+
+    def set_feature_scales(self, feature_scales: Sequence[float] | None) -> None:
+        """Divide each scale by a number from now on; None for the features as they are.
+
+        Arguments:
+            feature_scales: One positive number a scale, such as `measure_feature_scales` gives.
+
+        Raises:
+            ConfigError: If their number or a value does not fit.
+        """
+        if feature_scales is not None:
+            values = [float(value) for value in feature_scales]
+            if len(values) != len(self.channels) or not all(0 < value < float("inf") for value in values):
+                raise ConfigError(
+                    f"Expected {len(self.channels)} positive feature scales, one a scale of {self._identity['name']}, "
+                    f"but got {values}. Measure them again with `measure_feature_scales`."
+                )
+            feature_scales = values
+        self.feature_scales = feature_scales  # type: ignore[assignment]
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode whatever is asked, for a frozen network has no other."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images_B3HW: Tensor) -> list[Tensor]:
+        """Features of normalised images.
+
+        Arguments:
+            images_B3HW: Images less `mean`, divided by `std`.
+
+        Returns:
+            One tensor features_BChw a scale, in the order of the flows.
+
+        Raises:
+            ConfigError: If the network cannot take images of this size.
+        """
+        height, width = images_B3HW.shape[2:]
+        self._require_size(height, width)
+        outputs = self.network(images_B3HW)
+        features = [
+            layout.to_map(output, (height, width)) for layout, output in zip(self.layouts, outputs, strict=True)
+        ]
+        if self.feature_scales is None:
+            return features
+        return [features_BChw / scale for features_BChw, scale in zip(features, self.feature_scales, strict=True)]
+
+    def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of each scale's map for images of a size, found without computing the features.
+
+        Raises:
+            ConfigError: If the network cannot take images of this size.
+        """
+        self._require_size(height, width)
+        sizes = []
+        for layout, shape in zip(self.layouts, shapes_at_taps(self.network, height, width), strict=True):
+            if layout.kind == "tokens":
+                sizes.append((height // layout.stride, width // layout.stride))
+            else:
+                sizes.append((shape[2], shape[3]) if layout.kind == "first" else (shape[1], shape[2]))
+        return sizes
+
+    def _require_size(self, height: int, width: int) -> None:
+        name = self._identity["name"]
+        if self.fixed_size is not None and (height, width) != self.fixed_size:
+            expected = " x ".join(map(str, self.fixed_size))
+            raise ConfigError(
+                f"Expected images of {expected} pixels for {name}, which takes no other size, but got {height} x {width}. "
+                f"Set `input_size: [{self.fixed_size[0]}, {self.fixed_size[1]}]` or choose another encoder."
+            )
+        patch = max((layout.stride for layout in self.layouts if layout.kind == "tokens"), default=1)
+        if height % patch or width % patch:
+            raise ConfigError(
+                f"Expected image height and width divisible by {patch}, the patch size of {name}, but got {height} x {width}. "
+                "Choose such an `input_size`."
+            )

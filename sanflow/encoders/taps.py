@@ -1,0 +1,91 @@
+"""Run a network up to its last tap and give the taps' outputs.
+
+A tap is a module; what the network would compute after the last one is never computed.
+"""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Held per thread and call, so two threads may share one network.
+_caught: ContextVar[dict[str, Tensor] | None] = ContextVar("caught", default=None)
+
+
+class _AllCaught(Exception):
+    """Ends a forward pass whose remaining layers nobody needs."""
+
+
+class _Catch:
+    """Forward hook of one tap. A class, not a closure, so that a network can be copied and pickled."""
+
+    def __init__(self, tap: str, count: int) -> None:
+        self.tap = tap
+        self.count = count
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        caught = _caught.get()
+        if caught is None:
+            return
+        caught.setdefault(self.tap, output)
+        if len(caught) == self.count:
+            raise _AllCaught
+
+
+class TappedNetwork(nn.Module):
+    """A network that gives the outputs of some of its modules, in a given order.
+
+    Arguments:
+        network: Any network that takes images_B3HW.
+        taps: Names of its modules, each at most once.
+    """
+
+    def __init__(self, network: nn.Module, taps: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.taps = list(taps)
+        for tap in self.taps:
+            network.get_submodule(tap).register_forward_hook(_Catch(tap, len(self.taps)))
+
+    def forward(self, images_B3HW: Tensor) -> list[Tensor]:
+        """Outputs of the taps, in the order of the taps."""
+        caught: dict[str, Tensor] = {}
+        token = _caught.set(caught)
+        try:
+            self.network(images_B3HW)
+        except _AllCaught:
+            pass
+        finally:
+            _caught.reset(token)
+        return [caught[tap] for tap in self.taps]
+
+
+def without_in_place(network: nn.Module) -> None:
+    """Switch off in-place activations: they would overwrite a tap's output after it was caught."""
+    for module in network.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+
+
+def shapes_at_taps(
+    network: Callable[[Tensor], list[Tensor]] | nn.Module, height: int, width: int
+) -> list[tuple[int, ...]]:
+    """Shapes of the taps' outputs for one image, found without computing anything.
+
+    Arguments:
+        network: A module that gives a list of tensors.
+        height: Image height in pixels.
+        width: Image width in pixels.
+
+    Returns:
+        One shape a tap, batch dimension (1) included.
+    """
+    assert isinstance(network, nn.Module)
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    shadows = {name: torch.empty_like(tensor, device="meta") for name, tensor in named.items()}
+    images_B3HW = torch.empty(1, 3, height, width, device="meta")
+    with torch.no_grad():
+        outputs = torch.func.functional_call(network, shadows, (images_B3HW,))
+    return [tuple(output.shape) for output in outputs]
