@@ -8,6 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
+from sanflow.cli import bench as _bench
 from sanflow.cli import config as _config
 from sanflow.errors import SanflowError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 _config.register(app)
+_bench.register(app)
 
 
 def main() -> None:

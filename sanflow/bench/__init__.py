@@ -1,0 +1,1 @@
+"""Measurements of our own speed; each prints JSON and writes nothing."""

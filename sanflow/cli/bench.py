@@ -1,0 +1,39 @@
+"""`sanflow bench ...`: how fast are we? Each command measures, prints JSON and leaves nothing behind."""
+
+import json
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(name="bench", help="Measure speed on this machine; prints JSON.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the command line."""
+    app.add_typer(bench)
+
+
+@bench.command("metrics")
+def metrics(
+    *,
+    size: Annotated[list[int] | None, typer.Option(help="Height and width of the maps; repeat for several.")] = None,
+    maps: Annotated[int, typer.Option(min=2, help="Number of maps.")] = 83,
+    anomalous: Annotated[int, typer.Option(min=1, help="How many of them are anomalous.")] = 63,
+    repeats: Annotated[int, typer.Option(min=1, help="Times each metric is timed; the median is printed.")] = 5,
+    thresholds: Annotated[int, typer.Option(min=1, help="Thresholds of the plain loop that are timed.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the random fields.")] = 0,
+) -> None:
+    """Time every metric on random smooth fields, at 256 and 512 pixels unless told, and the usual loop beside them."""
+    if anomalous >= maps:
+        raise typer.BadParameter(f"Expected fewer anomalous maps than maps, but got {anomalous} of {maps}.")
+    from sanflow.bench.metrics import bench_metrics
+
+    found = bench_metrics(
+        sizes=tuple(size or (256, 512)),
+        n_maps=maps,
+        n_anomalous=anomalous,
+        repeats=repeats,
+        loop_thresholds_timed=thresholds,
+        seed=seed,
+    )
+    typer.echo(json.dumps(found, indent=2))
