@@ -1,4 +1,4 @@
-"""The built-in data set: three real photographs of textures, cut into crops, half of the test crops with a painted defect.
+"""The built-in data set: three photographed textures in crops, half of the test crops with a defect.
 
 Brick, grass and gravel are the 512 x 512 grey photographs that scikit-image carries. The middle columns of a photograph
 are cut into test crops, the outer columns into training crops, so no pixel is in both. Everything follows from one
@@ -66,9 +66,7 @@ def make_photo_textures(root: Path) -> None:
                 write_grey_png(mask_path, np.where(mask, 255, 0).astype(np.uint8))
 
 
-def paint_defect(
-    kind: str, crop: ndarray, others: list[ndarray], random: RandomState
-) -> tuple[ndarray, ndarray]:
+def paint_defect(kind: str, crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
     """Paint one defect that a person can see.
 
     Arguments:
@@ -170,9 +168,7 @@ def _box_mean(image: ndarray, radius: int) -> ndarray:
     return ((sums + side * side // 2) // (side * side)).astype(np.uint8)
 
 
-def _crops(
-    photograph: ndarray, columns: tuple[tuple[int, int], ...], n: int, random: RandomState
-) -> list[ndarray]:
+def _crops(photograph: ndarray, columns: tuple[tuple[int, int], ...], n: int, random: RandomState) -> list[ndarray]:
     """`n` crops inside the column ranges, spread over the photograph's height, every second one mirrored."""
     heights = random.permutation(np.linspace(0, photograph.shape[0] - CROP, n).astype(np.int64))
     crops = []

@@ -1,0 +1,118 @@
+"""The images and masks of an index as arrays, resized once and kept in the cache.
+
+Shapes: N images, H height, W width. Images are uint8 RGB, masks are bool.
+Training and foreign images are resized bilinearly, test images by Lanczos, masks by nearest neighbour.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image
+
+from sanflow.data.cache import cached
+from sanflow.data.decode import decode_image, read_mask
+from sanflow.data.index import Index
+
+Resampling = Literal["bilinear", "lanczos"]
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+RESAMPLING_OF_SPLIT: dict[str, Resampling] = {"train": "bilinear", "test": "lanczos"}
+
+
+def load_images(
+    index: Index,
+    split: str,
+    size: tuple[int, int],
+    resampling: Resampling | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+    workers: int | None = None,
+) -> ndarray:
+    """The images of a split at one size, in the order of the index.
+
+    Arguments:
+        index: The category.
+        split: "train" or "test".
+        size: Height and width in pixels; images are squashed to it.
+        resampling: "bilinear" or "lanczos"; unset: bilinear for training, Lanczos for test images.
+        cache_dir: Folder of the cache, where the result is kept and mapped into memory; unset: decoded into memory.
+        cache_bytes: The cache's least recently used parts go when it grows beyond this.
+        workers: Threads that decode; one per processor, at most 8, if unset.
+
+    Returns:
+        (N, H, W, 3) uint8; from the cache a read-only memory map, so that an epoch costs no decoding.
+
+    Raises:
+        DataError: If an image is missing or damaged.
+        StorageError: If there is no space for the cache.
+    """
+    height, width = size
+    chosen: Resampling = resampling or RESAMPLING_OF_SPLIT[split]
+    names = list(index.rows(split).image)
+    shape = (len(names), height, width, 3)
+
+    def fill(images_NHW3: ndarray) -> None:
+        def read(i: int) -> None:
+            images_NHW3[i] = read_image(index.root / names[i], size, chosen)
+
+        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+            list(pool.map(read, range(len(names))))
+
+    if cache_dir is None:
+        images_NHW3 = np.empty(shape, np.uint8)
+        fill(images_NHW3)
+        return images_NHW3
+    key = f"{index.digest}|{split}|{height}x{width}|{chosen}"
+    label = f"{index.dataset}/{index.category} {split} {height}x{width} {chosen}"
+    return cached(Path(cache_dir), key, label, shape, fill, limit_bytes=cache_bytes)
+
+
+def read_image(path: Path, size: tuple[int, int], resampling: Resampling) -> ndarray:
+    """One image as (H, W, 3) uint8, squashed to `size` (height, width)."""
+    height, width = size
+    image = decode_image(path)
+    if image.size != (width, height):
+        image = image.resize((width, height), FILTERS[resampling])
+    return np.asarray(image)
+
+
+def load_masks(index: Index, size: tuple[int, int] | None = None, split: str = "test") -> ndarray | list[ndarray]:
+    """The masks of a split, in the order of the index; a good image's mask is all False.
+
+    Arguments:
+        index: The category.
+        size: Height and width, by nearest neighbour; unset: each mask at its own resolution.
+        split: "test" or "train".
+
+    Returns:
+        (N, H, W) bool, or without `size` a list of N bool arrays (H, W) that may differ in size.
+
+    Raises:
+        DataError: If a mask is missing or damaged.
+    """
+    if size is None:
+        return list(iterate_masks(index, None, split))
+    masks_NHW = np.zeros((len(index.rows(split)), *size), bool)
+    for mask_HW, out_HW in zip(iterate_masks(index, size, split), masks_NHW, strict=True):
+        out_HW[...] = mask_HW
+    return masks_NHW
+
+
+def iterate_masks(index: Index, size: tuple[int, int] | None = None, split: str = "test") -> Iterator[ndarray]:
+    """As `load_masks`, one (H, W) at a time, for data sets whose masks do not fit in memory."""
+    rows = index.rows(split)
+    for reference, height, width in zip(rows["mask"], rows.height, rows.width, strict=True):
+        shape = size or (int(height), int(width))
+        if reference == "":
+            yield np.zeros(shape, bool)
+            continue
+        mask_HW = read_mask(index.root, reference, index.mask_above)
+        if mask_HW.shape != shape:
+            resized = Image.fromarray(mask_HW.astype(np.uint8)).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
+            mask_HW = np.asarray(resized) > 0
+        yield mask_HW

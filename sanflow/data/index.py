@@ -1,0 +1,274 @@
+"""The index: one checked table per data set and category, the only thing that later steps know of a data set.
+
+index.csv holds a row per image; index.json what belongs to the table as a whole. Paths are relative to the data set's
+top folder, which stands in index.json alone, so the digest does not change when data or results move.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sanflow.data.decode import decode_image, mask_bytes, read_mask
+from sanflow.data.layouts import Row, list_rows, locate
+from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry
+from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.files import atomic_path, read_json, write_json
+
+COLUMNS = {
+    "split": str,
+    "label": int,
+    "defect_type": str,
+    "image": str,
+    "mask": str,
+    "width": int,
+    "height": int,
+    "sha256": str,
+    "mask_sha256": str,
+    "defect_pixels": int,
+}
+SHOWN = 40  # problems of one report, at most
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of one category.
+
+    `table` has the columns of `COLUMNS`: split ("train" or "test"), label (1 defective), defect_type ("good" or its
+    name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256, mask_sha256,
+    defect_pixels (of the mask at its own resolution; 0 without a mask).
+    """
+
+    dataset: str
+    category: str
+    root: Path
+    table: pd.DataFrame
+    mask_above: int = 0
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the table and the masks' threshold; where the files lie does not count."""
+        return _digest(_csv(self.table), self.mask_above)
+
+    @cached_property
+    def train(self) -> pd.DataFrame:
+        """The rows of the training images, numbered from 0."""
+        return self.table[self.table.split == "train"].reset_index(drop=True)
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        """The rows of the test images, numbered from 0."""
+        return self.table[self.table.split == "test"].reset_index(drop=True)
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The rows of "train" or "test"."""
+        if split not in {"train", "test"}:
+            raise ValueError(f"Expected the split train or test, but got {split!r}.")
+        return self.train if split == "train" else self.test
+
+
+def build_index(
+    dataset: str,
+    category: str,
+    folder: str | Path,
+    *,
+    kind: Kind = "registered",
+    check_counts: bool = True,
+    workers: int | None = None,
+) -> Index:
+    """Open every file of a category once and make its index.
+
+    Arguments:
+        dataset: Name of the data set.
+        category: Name of the category.
+        folder: Where the data set lies; its top folder or the one above.
+        kind: `folder` for a data set of the user's own.
+        check_counts: Compare with the known counts of a registered data set.
+        workers: Threads that decode; one per processor, at most 8, if unset.
+
+    Raises:
+        ConfigError: If the data set or category is unknown.
+        DataError: With all faults of the category together: broken files, masks without images, defective images
+            without masks, masks of another size, images that are in train and in test, an empty split, wrong counts.
+    """
+    entry = dataset_entry(dataset, kind, folder)
+    if category not in entry.categories:
+        raise ConfigError(
+            f"Expected a category of {dataset} among {', '.join(entry.categories)}, but got {category!r}."
+        )
+    root = locate(Path(folder), entry.probe, entry.title).absolute()
+    listing = list_rows(entry.layout, root, category)
+    n_workers = workers or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(n_workers) as pool:
+        records = list(pool.map(lambda row: _record(root, row, entry.mask_above), listing.rows))
+    problems = [*listing.problems, *(problem for record in records for problem in record.pop("problems"))]
+    table = pd.DataFrame(records, columns=list(COLUMNS))
+    problems += _leaks(table) + _counts(table, entry.categories[category] if check_counts else None)
+    if problems:
+        raise DataError(_report(entry, category, root, problems))
+    return Index(dataset, category, root, table.astype(COLUMNS), entry.mask_above)
+
+
+def write_index(index: Index, path: str | Path) -> None:
+    """Write index.csv and, last, index.json beside it.
+
+    Arguments:
+        path: Where index.csv shall stand.
+    """
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(_csv(index.table), "utf-8", newline="")
+    write_json(path.with_suffix(".json"), summary(index))
+
+
+def summary(index: Index) -> dict[str, Any]:
+    """What index.json holds."""
+    table = index.table
+    defective = table[table.label == 1]
+    return {
+        "dataset": index.dataset,
+        "category": index.category,
+        "root": str(index.root),
+        "digest": index.digest,
+        "mask_above": index.mask_above,
+        "counts": {
+            "train": len(index.train),
+            "good": int((index.test.label == 0).sum()),
+            "defective": len(defective),
+            "defect_types": {str(k): int(n) for k, n in defective.defect_type.value_counts().sort_index().items()},
+            "defective_without_pixels": int((defective.defect_pixels == 0).sum()),
+        },
+    }
+
+
+def read_index(path: str | Path, root: str | Path | None = None) -> Index:
+    """Read an index that `write_index` wrote.
+
+    Arguments:
+        path: index.csv or its folder.
+        root: Where the data set lies now, if it was moved.
+
+    Raises:
+        DataError: If there is no index.
+        IntegrityError: If the table was changed since it was written.
+    """
+    path = Path(path)
+    path = path / "index.csv" if path.is_dir() else path
+    facts_path = path.with_suffix(".json")
+    for file in (path, facts_path):
+        if not file.is_file():
+            raise DataError(f"Expected an index at {file}, but there is none. Run `sanflow index` for this category.")
+    facts, text = read_json(facts_path), path.read_bytes()
+    remedy = f"Remove {path} and {facts_path.name} and run `sanflow index` again."
+    try:
+        digest, mask_above = str(facts["digest"]), int(facts["mask_above"])
+        names = (str(facts["dataset"]), str(facts["category"]), Path(root or facts["root"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"Expected the facts of an index in {facts_path}, but {error} is wrong. {remedy}"
+        ) from error
+    found = _digest(text.decode("utf-8", "replace"), mask_above)
+    if found != digest:
+        raise IntegrityError(
+            f"Expected {path} with digest {digest[:16]}…, but got {found[:16]}…: it was changed. {remedy}"
+        )
+    table = pd.read_csv(io.BytesIO(text), dtype={**COLUMNS}, keep_default_na=False)
+    return Index(*names, table, mask_above)
+
+
+def _record(root: Path, row: Row, mask_above: int) -> dict[str, Any]:
+    """A row of the table, and what is wrong with its files."""
+    record: dict[str, Any] = {
+        "split": row.split,
+        "label": row.label,
+        "defect_type": row.defect_type,
+        "image": row.image,
+        "mask": row.mask,
+        "width": 0,
+        "height": 0,
+        "sha256": "",
+        "mask_sha256": "",
+        "defect_pixels": 0,
+        "problems": [],
+    }
+    try:
+        data = _bytes(root / row.image)
+        record["sha256"] = hashlib.sha256(data).hexdigest()
+        record["width"], record["height"] = decode_image(data, row.image).size
+    except DataError as error:
+        record["problems"].append(str(error))
+    if row.mask:
+        try:
+            mask_HW = read_mask(root, row.mask, mask_above)
+            height, width = mask_HW.shape
+            record["defect_pixels"] = int(mask_HW.sum())
+            record["mask_sha256"] = hashlib.sha256(mask_bytes(root, row.mask)).hexdigest()
+            if record["width"] and (width, height) != (record["width"], record["height"]):
+                size = f"{record['width']} x {record['height']}"
+                record["problems"].append(
+                    f"{row.mask}: {width} x {height} pixels, but its image {row.image} has {size}"
+                )
+        except DataError as error:
+            record["problems"].append(str(error))
+    return record
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Expected an image at {path}, but got: {error.strerror}. Restore the file.") from error
+
+
+def _leaks(table: pd.DataFrame) -> list[str]:
+    """Training images that are test images too, byte for byte."""
+    trained = table[(table.split == "train") & (table.sha256 != "")].drop_duplicates("sha256")
+    pairs = table[table.split == "test"].merge(trained, on="sha256", suffixes=("", "_train"))
+    return [
+        f"{image}: the same file as the training image {twin}"
+        for image, twin in zip(pairs.image, pairs.image_train, strict=True)
+    ]
+
+
+def _counts(table: pd.DataFrame, known: Counts | None) -> list[str]:
+    train, test = table.split == "train", table.split == "test"
+    found = {
+        "train": int(train.sum()),
+        "good": int((test & (table.label == 0)).sum()),
+        "defective": int((test & (table.label == 1)).sum()),
+    }
+    names = {"train": "training", "good": "defect-free test", "defective": "defective test"}
+    if known is not None:
+        expected = known.model_dump()
+        return [
+            f"expected {expected[key]} {names[key]} images, but found {found[key]}: the copy is not complete"
+            for key in names
+            if found[key] != expected[key]
+        ]
+    return [f"expected {names[key]} images, but found none" for key in names if not found[key]]
+
+
+def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[str]) -> str:
+    lines = sorted(problems)
+    shown = [f"  - {line}" for line in lines[:SHOWN]]
+    if len(lines) > SHOWN:
+        shown.append(f"  - and {len(lines) - SHOWN} more")
+    remedy = "Mend these files and run `sanflow index` again."
+    if entry.mirrors or entry.builtin:
+        remedy = f"Remove {root} and run `sanflow download {entry.name}` again, or mend these files."
+    return f"{entry.name}/{category} in {root} has {len(lines)} faults:\n" + "\n".join(shown) + f"\n{remedy}"
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return str(table.to_csv(index=False, lineterminator="\n", columns=list(COLUMNS)))
+
+
+def _digest(csv: str, mask_above: int) -> str:
+    return hashlib.sha256(f"{mask_above}\n{csv}".encode()).hexdigest()

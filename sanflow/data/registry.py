@@ -1,0 +1,174 @@
+"""What is known of each data set: where it comes from, what it must hash to, which categories it has.
+
+The facts stand in resources/datasets.yaml; a data set of the user's own (`kind: folder`) is read
+from its folder.
+"""
+
+import difflib
+import functools
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sanflow.errors import ConfigError, DataError
+from sanflow.files import resource
+
+Kind = Literal["registered", "folder"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Counts(_Strict):
+    """Images of a complete category: training images, defect-free and defective test images."""
+
+    train: int = Field(gt=0)
+    good: int = Field(ge=0)
+    defective: int = Field(gt=0)
+
+
+class DocumentedBy(_Strict):
+    """A public loader that shows a data set's own layout."""
+
+    repository: str
+    file: str
+
+
+class DatasetEntry(_Strict):
+    """One data set; the keys are explained at the top of resources/datasets.yaml."""
+
+    name: str
+    title: str
+    layout: str
+    probe: str
+    categories: dict[str, Counts | None] = Field(min_length=1)
+    mirrors: list[str] = []
+    file_name: str | None = None
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    size: int | None = None
+    unpacked_bytes: int | None = None
+    mask_above: int = Field(0, ge=0, le=254)
+    builtin: bool = False
+    manual: str | None = None
+    licence: str
+    homepage: str
+    citation: str
+    documented_by: DocumentedBy | None = None
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _names_alone(cls, value: object) -> object:
+        return dict.fromkeys(value) if isinstance(value, list) else value
+
+    @property
+    def archive_name(self) -> str:
+        """File name of the archive on this machine."""
+        return self.file_name or (Path(self.mirrors[0]).name if self.mirrors else f"{self.name}.archive")
+
+
+@functools.cache
+def load_registry(path: Path | None = None) -> dict[str, DatasetEntry]:
+    """All registered data sets by name, in order of importance.
+
+    Arguments:
+        path: Another file of the same form.
+
+    Raises:
+        ConfigError: If the file does not hold valid entries.
+    """
+    path = path or resource("datasets.yaml")
+    try:
+        entries = yaml.safe_load(path.read_text("utf-8"))
+        return {name: DatasetEntry(name=name, **entry) for name, entry in entries.items()}
+    except (ValidationError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise ConfigError(f"Expected data set entries in {path}, but got: {error}") from error
+
+
+def dataset_entry(name: str, kind: Kind = "registered", root: str | Path | None = None) -> DatasetEntry:
+    """The entry of a data set.
+
+    Arguments:
+        name: A name of the registry, or any name for `kind="folder"`.
+        kind: `folder` for a data set of the user's own.
+        root: The user's folder; needed for `kind="folder"`.
+
+    Raises:
+        ConfigError: If the name is not registered; names the nearest one.
+        DataError: If the user's folder has no category.
+    """
+    if kind == "folder":
+        return _folder_entry(name, root)
+    registry = load_registry()
+    if name in registry:
+        return registry[name]
+    close = difflib.get_close_matches(name, registry, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        f"Expected a data set among {', '.join(registry)}, but got {name!r}.{hint} "
+        "For a data set of your own write `kind: folder` and its `root`."
+    )
+
+
+def _folder_entry(name: str, root: str | Path | None) -> DatasetEntry:
+    if root is None:
+        raise ConfigError(
+            f"The data set {name!r} of kind `folder` needs `root`, the folder that holds <category>/train/good."
+        )
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(
+            f"Expected the data set {name!r} in the folder {folder}, but there is no such folder. Correct `root`."
+        )
+    found = sorted(path.name for path in folder.iterdir() if (path / "train" / "good").is_dir())
+    if not found:
+        hint = (
+            " It looks like one category itself: give its parent folder."
+            if (folder / "train" / "good").is_dir()
+            else ""
+        )
+        raise DataError(
+            f"Expected folders <category>/train/good, <category>/test/good, <category>/test/<defect> and "
+            f"<category>/ground_truth/<defect> below {folder}, but no folder there has train/good.{hint}"
+        )
+    return DatasetEntry(
+        name=name,
+        title=name,
+        layout="mvtec",
+        probe=f"{found[0]}/train/good",
+        categories=dict.fromkeys(found),
+        licence="the user's own data",
+        homepage=folder.resolve().as_uri(),
+        citation="the user's own data",
+    )
+
+
+def categories(
+    name: str,
+    chosen: Literal["all"] | list[str] = "all",
+    kind: Kind = "registered",
+    root: str | Path | None = None,
+) -> list[str]:
+    """The categories of a data set, `all` resolved, each checked to exist.
+
+    Needs no download: a registered data set's categories are known, those of a folder are its subfolders.
+
+    Raises:
+        ConfigError: If a category is unknown; lists the known ones.
+        DataError: If the user's folder is missing or empty.
+
+    Example:
+        >>> categories("photo_textures")
+        ['brick', 'grass', 'gravel']
+    """
+    known = list(dataset_entry(name, kind, root).categories)
+    if chosen == "all":
+        return known
+    for category in chosen:
+        if category not in known:
+            close = difflib.get_close_matches(category, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"Expected a category of {name} among {', '.join(known)}, but got {category!r}.{hint}")
+    return list(chosen)
