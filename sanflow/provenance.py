@@ -43,10 +43,10 @@ STAGES: dict[str, tuple[str, ...]] = {
         "scoring.py",
         "statistics.py",
     ),
-    "score_external": ("external.py",),
-    "evaluate": ("evaluation.py", "fusion.py", "metrics"),
-    "tables": ("tables", "published.py"),
-    "figures": ("figures", "fusion.py"),
+    "score_external": ("external.py", "scores.py"),
+    "evaluate": ("evaluation.py", "fusion.py", "maps.py", "metrics"),
+    "tables": ("tables", "published.py", "runs.py"),
+    "figures": ("figures", "fusion.py", "maps.py", "published.py", "runs.py"),
 }
 PACKAGES = (
     "FrEIA",

@@ -144,6 +144,12 @@ def best_columns(dataset: str, metric: str) -> list[PublishedColumn]:
     return [best[method] for method in METHODS if method in best]
 
 
+def covers(categories: Iterable[str], dataset: str) -> bool:
+    """Whether these are all the categories that were published for a data set, so that averages compare."""
+    known = {name for column in read_columns() if column.dataset == dataset for name in column.values}
+    return known == set(categories)
+
+
 def _one_row_per_category(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     """Split rows by input size where a source prints a category at several sizes."""
     if len({row["category"] for row in rows}) == len(rows):
