@@ -78,7 +78,8 @@ class ConditionalFlow(nn.Module):
         condition_channels: P, channels of the condition.
         blocks: Number of coupling blocks.
         permutation: Fixed mixing of the channels after each block, a random "index" or a random "rotation".
-        seed: Of the initial weights and permutations; the global generator is neither read nor moved.
+        seed: Of the initial weights and permutations; the global generator is neither read nor moved. None: draw none,
+            because a state will be loaded.
 
     Example:
         >>> flow = ConditionalFlow(channels=6, condition_channels=4, blocks=2)
@@ -89,10 +90,15 @@ class ConditionalFlow(nn.Module):
     """
 
     def __init__(
-        self, channels: int, condition_channels: int, blocks: int = 8, permutation: Permutation = "index", seed: int = 0
+        self,
+        channels: int,
+        condition_channels: int,
+        blocks: int = 8,
+        permutation: Permutation = "index",
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.channels, self.condition_channels = channels, condition_channels
         self.blocks = SequenceINN(channels)
         for _ in range(blocks):
@@ -150,7 +156,7 @@ class CouplingBlock(InvertibleModule):
         dims_in: list[tuple[int, ...]],
         dims_c: list[tuple[int, ...]],
         permutation: Permutation,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__(dims_in, dims_c)
         channels, condition_channels = dims_in[0][0], dims_c[0][0]
@@ -199,7 +205,7 @@ class Subnet(nn.Module):
     and added to every image, which spares most of that layer's work.
     """
 
-    def __init__(self, channels: int, condition_channels: int, outputs: int, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, condition_channels: int, outputs: int, generator: torch.Generator | None) -> None:
         super().__init__()
         inputs = channels + condition_channels
         self.features_weight = nn.Parameter(torch.empty(2 * inputs, channels))
@@ -207,6 +213,8 @@ class Subnet(nn.Module):
         self.hidden_bias = nn.Parameter(torch.empty(2 * inputs))
         self.output_weight = nn.Parameter(torch.empty(outputs, 2 * inputs))
         self.output_bias = nn.Parameter(torch.empty(outputs))
+        if generator is None:
+            return
         # torch's default of nn.Linear(D, 2 D) and nn.Linear(2 D, outputs).
         for parameter, fan_in in [
             (self.features_weight, inputs),
@@ -231,9 +239,10 @@ class IndexPermutation(nn.Module):
     order: Tensor
     inverse_order: Tensor
 
-    def __init__(self, channels: int, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.register_buffer("order", torch.randperm(channels, generator=generator))
+        order = torch.arange(channels) if generator is None else torch.randperm(channels, generator=generator)
+        self.register_buffer("order", order)
         self.register_buffer("inverse_order", self.order.argsort(), persistent=False)
         self.register_load_state_dict_post_hook(IndexPermutation._invert)
 
@@ -276,8 +285,11 @@ class Rotation(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, channels: int, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, generator: torch.Generator | None) -> None:
         super().__init__()
+        if generator is None:
+            self.register_buffer("matrix", torch.eye(channels))
+            return
         gaussian = torch.randn(channels, channels, dtype=torch.float64, generator=generator)
         q, r = torch.linalg.qr(gaussian)
         q = q * r.diagonal().sign()

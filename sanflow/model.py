@@ -33,7 +33,8 @@ class AnomalyFlow(nn.Module):
         permutation: Mixing of the channels after each block, "index" or "rotation".
         base: "predicted" by a statistics network (SANFlow) or "fixed" to N(0, I) (CFLOW-AD).
         abnormal_mean: Mean, in every channel, of the base that synthetic anomalies are sent to.
-        seed: Of all initial weights and permutations; the global generator is neither read nor moved.
+        seed: Of all initial weights and permutations; the global generator is neither read nor moved. None: draw none,
+            because a state will be loaded.
 
     Example:
         >>> model = AnomalyFlow([8, 12], position_channels=16, coupling_blocks=2)
@@ -52,12 +53,10 @@ class AnomalyFlow(nn.Module):
         permutation: Permutation = "index",
         base: Literal["predicted", "fixed"] = "predicted",
         abnormal_mean: float = 1.0,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
-        base_seed, *flow_seeds = (
-            int(state) for state in np.random.SeedSequence(seed).generate_state(len(channels) + 1, np.uint32)
-        )
+        base_seed, *flow_seeds = _spawned(seed, len(channels) + 1)
         self.channels = list(channels)
         self.position_channels = position_channels
         self.abnormal_mean = abnormal_mean
@@ -74,7 +73,7 @@ class AnomalyFlow(nn.Module):
             raise ValueError(f"Expected base 'predicted' or 'fixed', but got {base!r}.")
 
     @classmethod
-    def from_experiment(cls, channels: Sequence[int], experiment: "Experiment", seed: int) -> "AnomalyFlow":
+    def from_experiment(cls, channels: Sequence[int], experiment: "Experiment", seed: int | None) -> "AnomalyFlow":
         """The model that an experiment describes, for an encoder of these channels."""
         return cls(
             channels,
@@ -168,6 +167,13 @@ class AnomalyFlow(nn.Module):
         """Predicted variance of the base at every pixel, (B, H, W) in (0, 5]; None if the base is fixed."""
         base = self.base(images_B3HW)
         return base.variance() if isinstance(base, InverseGamma) else None
+
+
+def _spawned(seed: int | None, number: int) -> list[int] | list[None]:
+    """Independent seeds from one; a scale's depends on its place, not on how many scales there are."""
+    if seed is None:
+        return [None] * number
+    return [int(state) for state in np.random.SeedSequence(seed).generate_state(number, np.uint32)]
 
 
 def abnormal_locations(mask_B1HW: Tensor, height: int, width: int) -> Tensor:

@@ -20,16 +20,17 @@ class StatisticsNetwork(nn.Module):
     zero-padded, without bias.
 
     Arguments:
-        seed: Of the initial weights; the global generator is neither read nor moved.
+        seed: Of the initial weights; the global generator is neither read nor moved. None: draw none, because a state
+            will be loaded.
 
     Example:
         >>> StatisticsNetwork()(torch.zeros(2, 3, 8, 6)).log_alpha.shape
         torch.Size([2, 8, 6])
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | None = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.first = _convolution(3, HIDDEN_CHANNELS, generator)
         self.hidden = nn.ModuleList(
             _convolution(HIDDEN_CHANNELS, HIDDEN_CHANNELS, generator) for _ in range(HIDDEN_LAYERS)
@@ -57,9 +58,10 @@ class FixedBase(nn.Module):
         return UnitVariance()
 
 
-def _convolution(inputs: int, outputs: int, generator: torch.Generator) -> nn.Conv2d:
+def _convolution(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Conv2d:
     """3 x 3, zero-padded, no bias, torch's default initial weights drawn from `generator`."""
     convolution: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, bias=False)
-    bound = (9 * inputs) ** -0.5
-    nn.init.uniform_(convolution.weight, -bound, bound, generator=generator)
+    if generator is not None:
+        bound = (9 * inputs) ** -0.5
+        nn.init.uniform_(convolution.weight, -bound, bound, generator=generator)
     return convolution
