@@ -1,7 +1,8 @@
 """Frozen feature extractors: an image goes in, feature maps at one to four scales come out.
 
 The only package that knows timm, torchvision's models and the released ResNets' reflection padding. The rest of
-sanflow sees an `Encoder`: `channels`, `strides`, `mean`, `std`, `identity` and `encoder(images_B3HW) -> [features_BChw]`.
+sanflow sees an `Encoder`: `channels`, `strides`, `mean`, `std`, `identity`, and a call that takes images_B3HW and
+gives a list of features_BChw.
 """
 
 from sanflow.encoders.build import build_encoder

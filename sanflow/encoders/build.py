@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sanflow.encoders.bundled import create_compact
 from sanflow.encoders.encoder import Encoder
 from sanflow.encoders.layouts import Layout, layout_of
 from sanflow.encoders.names import LISTED_ENCODERS, RESNETS_PADDED_BY_REFLECTION
@@ -59,31 +60,9 @@ def build_encoder(
         >>> encoder.channels, encoder.strides, encoder.identity["padding"]
         ([128, 256, 512], [8, 16, 32], 'reflect')
     """
-    library, _, model = name.partition("/")
     if taps is None and not 1 <= scales <= 4:
         raise ConfigError(f"Expected 1 to 4 scales, but got {scales}. Set `scales` or name the layers in `taps`.")
-    if name == "sanflow/compact":
-        return _build_compact(weights, taps, scales, padding, feature_scales, seed)
-    if library == "timm" and model:
-        network = create_timm(model, seed, random=weights == "random")
-    elif library == "torchvision" and model:
-        network = create_torchvision(model, seed)
-    else:
-        raise ConfigError(
-            f"Expected an encoder as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, but got {name!r}."
-        )
-    return _assemble(network, weights, taps, scales, padding, feature_scales, seed)
-
-
-def _assemble(
-    network: Network,
-    weights: str | os.PathLike[str],
-    taps: Sequence[str] | None,
-    scales: int,
-    padding: Padding | None,
-    feature_scales: Sequence[float] | None,
-    seed: int,
-) -> Encoder:
+    network = _create(name, weights, seed)
     chosen = network.default_taps(scales) if taps is None else _checked(taps, network)
     loaded = _load(network, weights, seed)
     padding = padding or ("reflect" if network.architecture in RESNETS_PADDED_BY_REFLECTION else "zeros")
@@ -91,7 +70,6 @@ def _assemble(
         pad_by_reflection(network.module, network.name)
     tapped = network.tap(network.module, chosen)
     layouts = _layouts(network, tapped, chosen)
-    listed = LISTED_ENCODERS.get(network.name)
     identity = {
         "name": network.name,
         "architecture": network.architecture,
@@ -102,7 +80,7 @@ def _assemble(
         "padding": padding,
         "mean": [float(value) for value in network.mean],
         "std": [float(value) for value in network.std],
-        "in_release": listed.in_release if listed else False,
+        "in_release": _in_release(network),
         "library": network.version,
         **loaded,
     }
@@ -115,6 +93,26 @@ def _assemble(
         fixed_size=network.fixed_size,
         feature_scales=feature_scales,
     )
+
+
+def _create(name: str, weights: str | os.PathLike[str], seed: int) -> Network:
+    library, _, model = name.partition("/")
+    if name == "sanflow/compact":
+        return create_compact(weights, seed)
+    if library == "timm" and model:
+        return create_timm(model, seed, random=weights == "random")
+    if library == "torchvision" and model:
+        return create_torchvision(model, seed)
+    raise ConfigError(
+        f"Expected an encoder as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, but got {name!r}."
+    )
+
+
+def _in_release(network: Network) -> bool:
+    """Whether the released code runs with this network; torchvision's first ResNets are those of timm's tag tv_in1k."""
+    tag = "tv_in1k" if network.tag == "IMAGENET1K_V1" else network.tag
+    listed = LISTED_ENCODERS.get(f"timm/{network.architecture}.{tag}")
+    return listed is not None and listed.in_release
 
 
 def _checked(taps: Sequence[str], network: Network) -> list[str]:
@@ -147,19 +145,3 @@ def _layouts(network: Network, tapped: nn.Module, taps: Sequence[str]) -> list[L
     size = network.fixed_size or PROBE_SIZE
     shapes = shapes_at_taps(tapped, *size)
     return [layout_of(shape, size, tap, network.channels_last) for shape, tap in zip(shapes, taps, strict=True)]
-
-
-def _build_compact(
-    weights: str | os.PathLike[str],
-    taps: Sequence[str] | None,
-    scales: int,
-    padding: Padding | None,
-    feature_scales: Sequence[float] | None,
-    seed: int,
-) -> Encoder:
-    # The bundled encoder builds itself; it is imported here so that the others do not need its weights.
-    from sanflow.encoders.compact import load_compact
-
-    return load_compact(
-        weights=weights, taps=taps, scales=scales, padding=padding, feature_scales=feature_scales, seed=seed
-    )

@@ -53,7 +53,6 @@ class Encoder(nn.Module):
         self.std = tuple(float(value) for value in std)
         self.fixed_size = fixed_size
         self._identity = identity
-        self.feature_scales: list[float] | None = None
         self.set_feature_scales(feature_scales)
         self.requires_grad_(False)
         self.train(False)
@@ -72,6 +71,7 @@ class Encoder(nn.Module):
         Raises:
             ConfigError: If their number or a value does not fit.
         """
+        self.feature_scales: list[float] | None = None
         if feature_scales is not None:
             values = [float(value) for value in feature_scales]
             if len(values) != len(self.channels) or not all(0 < value < float("inf") for value in values):
@@ -79,8 +79,7 @@ class Encoder(nn.Module):
                     f"Expected {len(self.channels)} positive feature scales, one a scale of {self._identity['name']}, "
                     f"but got {values}. Measure them again with `measure_feature_scales`."
                 )
-            feature_scales = values
-        self.feature_scales = feature_scales  # type: ignore[assignment]
+            self.feature_scales = values
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode whatever is asked, for a frozen network has no other."""
@@ -129,12 +128,12 @@ class Encoder(nn.Module):
         if self.fixed_size is not None and (height, width) != self.fixed_size:
             expected = " x ".join(map(str, self.fixed_size))
             raise ConfigError(
-                f"Expected images of {expected} pixels for {name}, which takes no other size, but got {height} x {width}. "
+                f"Expected images of {expected} for {name}, which takes no other size, but got {height} x {width}. "
                 f"Set `input_size: [{self.fixed_size[0]}, {self.fixed_size[1]}]` or choose another encoder."
             )
         patch = max((layout.stride for layout in self.layouts if layout.kind == "tokens"), default=1)
         if height % patch or width % patch:
             raise ConfigError(
-                f"Expected image height and width divisible by {patch}, the patch size of {name}, but got {height} x {width}. "
-                "Choose such an `input_size`."
+                f"Expected image height and width divisible by {patch}, the patch size of {name}, "
+                f"but got {height} x {width}. Choose such an `input_size`."
             )

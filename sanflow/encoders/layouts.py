@@ -65,11 +65,11 @@ def layout_of(shape: Sequence[int], image_size: Sequence[int], tap: str, channel
         map_height = isqrt((shape[1]) // ratio)
         n_locations = map_height**2 * ratio
         # More tokens before the map than any transformer has means that this is no map.
-        if 0 < n_locations and shape[1] - n_locations <= 16 and height % map_height == 0:
+        if n_locations > 0 and shape[1] - n_locations <= 16 and height % map_height == 0:
             return Layout("tokens", shape[2], height // map_height)
     raise ConfigError(
-        f"Expected tap {tap!r} to give a map of the image, but for a {height} x {width} image it gives a tensor of shape "
-        f"{tuple(shape)}. Choose another module as tap."
+        f"Expected tap {tap!r} to give a map of the image, but for a {height} x {width} image it gives a tensor "
+        f"of shape {tuple(shape)}. Choose another module as tap."
     )
 
 

@@ -22,7 +22,6 @@ class ListedEncoder:
         channels: Channels at each tap.
         strides: Image pixels per map location at each tap.
         in_release: Whether the released code runs with it; otherwise it is our completion.
-        slow: Whether one small image takes seconds on a CPU.
         note: What is particular about it.
     """
 
@@ -31,7 +30,6 @@ class ListedEncoder:
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     in_release: bool
-    slow: bool = False
     note: str = ""
 
 
@@ -60,7 +58,6 @@ _LISTED = (
         (40, 64, 176, 304),
         (4, 8, 16, 32),
         in_release=True,
-        slow=True,
         note="taps are the BatchNorm before the shortcut of a stage's last block",
     ),
     _resnet("timm/resnet50.tv_in1k", _BOTTLENECK, in_release=False),
@@ -71,7 +68,6 @@ _LISTED = (
         (768,) * 3,
         (16,) * 3,
         in_release=False,
-        slow=True,
     ),
     ListedEncoder(
         "timm/vit_base_patch16_384.augreg_in21k_ft_in1k",
@@ -79,7 +75,6 @@ _LISTED = (
         (768,) * 3,
         (16,) * 3,
         in_release=False,
-        slow=True,
     ),
     ListedEncoder(
         "timm/deit_base_distilled_patch16_384.fb_in1k",
@@ -87,7 +82,6 @@ _LISTED = (
         (768,) * 3,
         (16,) * 3,
         in_release=False,
-        slow=True,
     ),
     ListedEncoder(
         "timm/cait_m48_448.fb_dist_in1k",
@@ -95,7 +89,6 @@ _LISTED = (
         (768,) * 3,
         (16,) * 3,
         in_release=False,
-        slow=True,
         note="takes 448 x 448 only",
     ),
     ListedEncoder(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +77,14 @@ def unknown_name(kind: str, wanted: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(f"Expected the name of a {kind} model, but got {wanted!r}. {hint}")
 
 
-def listed_taps(listed: Any, scales: int) -> list[str]:
-    """The last `scales` taps of a listed encoder.
+def last_taps(taps: Sequence[str], name: str, scales: int) -> list[str]:
+    """The last `scales` of an encoder's own taps.
 
     Raises:
-        ConfigError: If it lists fewer.
+        ConfigError: If it has fewer.
     """
-    if scales > len(listed.taps):
+    if scales > len(taps):
         raise ConfigError(
-            f"Expected at most {len(listed.taps)} scales for {listed.name}, but got {scales}. Name the layers in `taps`."
+            f"Expected at most {len(taps)} scales for {name}, but got {scales}. Name the layers in `taps` instead."
         )
-    return list(listed.taps[-scales:])
+    return list(taps[-scales:])

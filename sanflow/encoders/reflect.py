@@ -22,7 +22,7 @@ def pad_by_reflection(network: nn.Module, name: str) -> None:
     spatial = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1]
     # A subclass may pad inside its own forward, where `padding_mode` has no effect.
     own_way = [layer for layer in spatial if type(layer) is not nn.Conv2d or isinstance(layer.padding, str)]
-    padded = [layer for layer in spatial if layer not in own_way and max(layer.padding) > 0]
+    padded = [layer for layer in spatial if any(side != 0 for side in layer.padding)]
     if own_way or not padded:
         found = f"{len(own_way)} pad in a way of their own" if own_way else "none pads at all"
         raise ConfigError(

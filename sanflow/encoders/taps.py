@@ -3,12 +3,14 @@
 A tap is a module; what the network would compute after the last one is never computed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sanflow.encoders.networks import unknown_tap
 
 # Held per thread and call, so two threads may share one network.
 _caught: ContextVar[dict[str, Tensor] | None] = ContextVar("caught", default=None)
@@ -62,6 +64,24 @@ class TappedNetwork(nn.Module):
         return [caught[tap] for tap in self.taps]
 
 
+def tap_modules(network: nn.Module, taps: Sequence[str], name: str) -> TappedNetwork:
+    """Tap a network by the names of its modules.
+
+    Arguments:
+        network: Any network that takes images_B3HW.
+        taps: Names of its modules.
+        name: The encoder's name, for the message.
+
+    Raises:
+        ConfigError: If there is no such module.
+    """
+    modules = [key for key, _ in network.named_modules() if key]
+    for tap in taps:
+        if tap not in modules:
+            raise unknown_tap(tap, name, modules)
+    return TappedNetwork(network, taps)
+
+
 def without_in_place(network: nn.Module) -> None:
     """Switch off in-place activations: they would overwrite a tap's output after it was caught."""
     for module in network.modules():
@@ -69,9 +89,7 @@ def without_in_place(network: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
-def shapes_at_taps(
-    network: Callable[[Tensor], list[Tensor]] | nn.Module, height: int, width: int
-) -> list[tuple[int, ...]]:
+def shapes_at_taps(network: nn.Module, height: int, width: int) -> list[tuple[int, ...]]:
     """Shapes of the taps' outputs for one image, found without computing anything.
 
     Arguments:
@@ -82,7 +100,6 @@ def shapes_at_taps(
     Returns:
         One shape a tap, batch dimension (1) included.
     """
-    assert isinstance(network, nn.Module)
     named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     shadows = {name: torch.empty_like(tensor, device="meta") for name, tensor in named.items()}
     images_B3HW = torch.empty(1, 3, height, width, device="meta")

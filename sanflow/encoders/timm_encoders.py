@@ -5,7 +5,6 @@ checkpoint of the paper, `wide_resnet50_2.tv_in1k` is.
 """
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from sanflow.encoders.names import LISTED_ENCODERS
-from sanflow.encoders.networks import Network, listed_taps, seeded_weights, unknown_name, unknown_tap
-from sanflow.encoders.taps import TappedNetwork, without_in_place
+from sanflow.encoders.networks import Network, last_taps, seeded_weights, unknown_name
+from sanflow.encoders.taps import tap_modules, without_in_place
 from sanflow.encoders.weights import cannot_get, fetch_url, offline
 from sanflow.errors import ConfigError
 
@@ -53,10 +52,10 @@ def create_timm(model: str, seed: int, random: bool) -> Network:
         std=known.std,
         heads=_as_tuple(known.classifier),
         default_taps=partial(_default_taps, module, name),
-        tap=partial(_tap, name=name),
+        tap=partial(tap_modules, name=name),
         fetch=partial(_fetch, known, name),
         convert=getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None),
-        fixed_size=None if any_size else tuple(known.input_size[1:]),
+        fixed_size=None if any_size else (known.input_size[1], known.input_size[2]),
         channels_last=getattr(module, "output_fmt", "NCHW") == "NHWC",
     )
 
@@ -100,7 +99,7 @@ def _as_tuple(value: Any) -> tuple[str, ...]:
 
 def _default_taps(module: nn.Module, name: str, scales: int) -> list[str]:
     if listed := LISTED_ENCODERS.get(name):
-        return listed_taps(listed, scales)
+        return last_taps(listed.taps, name, scales)
     modules = dict(module.named_modules())
     stages = [(stage["module"], stage["reduction"]) for stage in getattr(module, "feature_info", None) or []]
     taps = [tap for tap, _ in stages[-scales:]]
@@ -112,14 +111,6 @@ def _default_taps(module: nn.Module, name: str, scales: int) -> list[str]:
             f"Name its layers, such as {', '.join(blocks[-3:]) or ', '.join(list(modules)[-3:])}."
         )
     return taps
-
-
-def _tap(module: nn.Module, taps: Sequence[str], name: str) -> TappedNetwork:
-    modules = [key for key, _ in module.named_modules() if key]
-    for tap in taps:
-        if tap not in modules:
-            raise unknown_tap(tap, name, modules)
-    return TappedNetwork(module, taps)
 
 
 def _fetch(known: Any, name: str) -> Path:

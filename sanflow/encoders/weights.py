@@ -69,7 +69,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise WeightsError(
-            f"Expected `weights` to be pretrained, random or a file ending in {', '.join(SUFFIXES)}, but got {str(path)!r}."
+            f"Expected `weights` to be pretrained, random or a file ending in {', '.join(SUFFIXES)}, "
+            f"but got {str(path)!r}."
         )
     if not path.is_file():
         raise WeightsError(f"Expected a file of weights at {path}, but there is none. Check `weights`.")
@@ -79,7 +80,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(
-            f"Expected {path} to hold named tensors, but it holds {_describe(content)}. Save the network's state_dict()."
+            f"Expected {path} to hold named tensors, but it holds {_describe(content)}. "
+            "Save the network's state_dict()."
         )
     return dict(content)
 
@@ -194,5 +196,5 @@ def weights_digest(state: Mapping[str, Tensor], heads: Iterable[str] = ()) -> st
             continue
         tensor = state[key].detach().cpu().contiguous()
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
