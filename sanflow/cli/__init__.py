@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sanflow.cli import bench as _bench
 from sanflow.cli import config as _config
+from sanflow.cli import track as _track
 from sanflow.errors import SanflowError
 
 EXIT_CODES = """Exit codes: 0 done · 1 a defect of sanflow (please report it) · 2 configuration or command line ·
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 _config.register(app)
 _bench.register(app)
+_track.register(app)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 An event is written here before anything is sent, and the outbox is removed once all of it arrived and the job
 ended. Every event carries its own time and can be sent twice with the effect of once, so no kill at any moment
 loses or doubles one. The lock is held while the job lives: an outbox whose lock is free belongs to a job that
-ended, and if its last status says RUNNING, to one that was killed.
+ended, and if it was never closed, to one that was killed.
 """
 
 import json
@@ -95,7 +95,21 @@ class Outbox:
             self._identity_path.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
             self._lock_path.unlink(missing_ok=True)
+        else:
+            self.append({"kind": "closed"})
         self._lock.release()
+
+    def release(self) -> None:
+        """Let go of the outbox and leave it as it is, for the next attempt to send it."""
+        self._lock.release()
+
+    def was_killed(self) -> bool:
+        """Whether the job that filled it never came to its end."""
+        events = self.read()
+        if any(event["kind"] == "closed" for event in events[-1:]):
+            return False
+        statuses = [event["status"] for event in events if event["kind"] == "status"]
+        return not statuses or statuses[-1] == "RUNNING"
 
 
 def pending(folder: Path) -> list[str]:

@@ -27,7 +27,7 @@ def sync(uri: str, folder: Path) -> Iterator[Delivery]:
         folder: `results/<benchmark>/tracking`.
 
     Returns:
-        One delivery per outbox, as it happens.
+        One delivery per outbox, as it happens; the first that the server refuses is the last.
     """
     for name in pending(folder):
         try:
@@ -38,14 +38,15 @@ def sync(uri: str, folder: Path) -> Iterator[Delivery]:
         except (IntegrityError, FileNotFoundError) as error:
             yield Delivery(name, problem=str(error))
             continue
-        delivered = False
-        try:
-            statuses = [event["status"] for event in outbox.read() if event["kind"] == "status"]
-            if not statuses or statuses[-1] == "RUNNING":
-                outbox.append({"kind": "status", "status": "KILLED"})
-            events = outbox.read()
-            problem = send(uri, folder, outbox.identity, events)
-            delivered = problem is None
-            yield Delivery(name, len(events), problem)
-        finally:
-            outbox.close(empty=delivered)
+        if outbox.was_killed():
+            outbox.append({"kind": "status", "status": "KILLED"})
+        events = outbox.read()
+        problem = send(uri, folder, outbox.identity, events)
+        if problem is None:
+            outbox.close(empty=True)
+        else:
+            outbox.release()
+        yield Delivery(name, len(events), problem)
+        if problem is not None:
+            # The next one would meet the same server.
+            return

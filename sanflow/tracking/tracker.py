@@ -137,7 +137,10 @@ class MlflowTracker:
         self._finished = True
         self._silent_until = 0.0
         self._record({"kind": "status", "status": status})
-        self._outbox.close(empty=self._sent)
+        try:
+            self._outbox.close(empty=self._sent)
+        except (SanflowError, OSError) as error:
+            logger.warning("Tracking: the outbox could not be closed: %s", error)
 
     def __enter__(self) -> Self:
         return self
@@ -169,8 +172,10 @@ class MlflowTracker:
 
         problem = send(self._uri, self._folder, self._outbox.identity, self._outbox.read())
         if problem is None:
-            self._outbox.clear()
             self._sent = True
+            # The last events go together with the outbox: see `Outbox.close`.
+            if not self._finished:
+                self._outbox.clear()
         else:
             self._silent_until = time.monotonic() + RETRY_SECONDS
             logger.warning(

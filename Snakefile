@@ -1,0 +1,62 @@
+# The benchmark as a table of contents: configuration, rules, what is wanted in the end.
+#
+# What runs is said by config/config.yaml and the benchmark file it names; how and where, by a profile. All paths
+# count from the folder in which snakemake is started (or from --directory).
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+# Used with `--software-deployment-method apptainer` only; envs/Containerfile makes it.
+container: "docker://ghcr.io/sanflow/sanflow:0.1.0"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=RESULTS,
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/benchmarks",
+    data=DATA_ROOT,
+
+
+wildcard_constraints:
+    dataset=any_of(BENCHMARK.datasets),
+    category=r"[^/]+",
+    experiment=any_of(BENCHMARK.experiments),
+    seed=r"\d+",
+    epoch=r"\d+",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    """Everything the benchmark promises: the metrics of each job, the tables and the figures."""
+    default_target: True
+    input:
+        metrics=METRICS,
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+    localrule: True
+
+
+# The mirror in MLflow is made before jobs fan out, and closed with the truth about how the benchmark ended. No rule
+# depends on it, so neither a server that is away nor a deleted database reruns or stops anything.
+onstart:
+    shell("sanflow track init {BENCHMARK_FILE:q} --results {RESULTS:q}")
+
+
+onsuccess:
+    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS:q}")
+
+
+onerror:
+    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS:q} --failed")

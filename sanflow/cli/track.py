@@ -1,0 +1,165 @@
+"""Commands of the mirror in MLflow: begin a benchmark's run, send what waits, publish what is finished.
+
+None of them fails because a server is away: they warn, and keep what could not be sent.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track as progress
+
+from sanflow.config import CHECKOUT, benchmark_path, load_benchmark, load_settings
+from sanflow.files import read_json, write_json
+from sanflow.provenance import digest_of, environment
+from sanflow.tracking import Status, job_tracker, masked
+from sanflow.tracking.mirror import initialise
+from sanflow.tracking.sync import sync as send_pending
+from sanflow.tracking.tracker import BENCHMARK_FILE, URI_VARIABLE
+
+console = Console(stderr=True, soft_wrap=True)
+track = typer.Typer(
+    help="Mirror runs in MLflow: `init` before a benchmark, `publish` after it, `sync` whenever a server came back.",
+    no_args_is_help=True,
+)
+
+BenchmarkArgument = Annotated[str, typer.Argument(help="Name in config/benchmarks/ or path of a benchmark file.")]
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="Folder of the benchmark's results.", show_default="results/<benchmark>")
+]
+UriOption = Annotated[
+    str | None,
+    typer.Option(
+        help="MLflow's tracking URI; default: $SANFLOW_TRACKING_URI, else `tracking.uri` of config/config.yaml. A "
+        "password belongs into the environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), not here.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
+    app.add_typer(track, name="track")
+
+
+@track.command()
+def init(benchmark: BenchmarkArgument, results: ResultsOption = None, uri: UriOption = None) -> None:
+    """Make the database and the benchmark's parent run, before jobs start at the same time."""
+    path = benchmark_path(benchmark)
+    chosen = load_benchmark(path)
+    results = results or Path("results", path.stem)
+    settings = chosen.model_dump(mode="json")
+    # The key is written even where the mirror is off: files can be published to a server of later days.
+    digest = digest_of(settings)
+    facts = {"name": path.stem, "key": f"{path.stem}/{digest[:12]}", "digest": digest, "title": chosen.title}
+    write_json(results / "tracking" / BENCHMARK_FILE, facts)
+    uri = _chosen(uri)
+    if not uri:
+        return
+    if problem := initialise(uri, results / "tracking"):
+        _warn(f"{problem}. The benchmark goes on; `sanflow track sync` sends what it tells, later.")
+    tracker = job_tracker(results / "tracking", unit="", digest=digest, stage="start", send=problem is None)
+    tracker.log_params(
+        {"experiments": list(chosen.experiments), "datasets": list(chosen.datasets), "seeds": chosen.seeds}
+    )
+    tracker.log_tags({"sanflow.title": chosen.title, "sanflow.config_digest": digest, **_facts()})
+    tracker.log_artifact(path.absolute())
+    # Running until `publish` says how it ended.
+    tracker.finish("RUNNING")
+
+
+@track.command()
+def sync(
+    benchmark: BenchmarkArgument,
+    results: ResultsOption = None,
+    uri: UriOption = None,
+) -> None:
+    """Send what jobs could not send while the server was away; nothing arrives twice."""
+    path = benchmark_path(benchmark)
+    folder = (results or Path("results", path.stem)) / "tracking"
+    uri = _chosen(uri)
+    if not uri:
+        _warn(f"The mirror is off: give --uri, set ${URI_VARIABLE}, or set tracking.uri in config/config.yaml.")
+        return
+    _sync(uri, folder)
+
+
+@track.command()
+def publish(
+    benchmark: BenchmarkArgument,
+    results: ResultsOption = None,
+    uri: UriOption = None,
+    failed: Annotated[bool, typer.Option("--failed", help="The benchmark ended with failed jobs.")] = False,
+) -> None:
+    """Send what waits, then tables, figures and the means of all metrics to the parent run, and end it."""
+    path = benchmark_path(benchmark)
+    chosen = load_benchmark(path)
+    results = results or Path("results", path.stem)
+    uri = _chosen(uri)
+    if not uri:
+        return
+    arrived = _sync(uri, results / "tracking")
+    digest = digest_of(chosen.model_dump(mode="json"))
+    tracker = job_tracker(results / "tracking", unit="", digest=digest, stage="publish", send=False)
+    for folder in ("tables", "figures"):
+        for file in sorted((results / folder).rglob("*")):
+            if file.is_file():
+                tracker.log_artifact(file, str(file.parent.relative_to(results)))
+    tracker.log_metrics(_means(results), step=0)
+    status: Status = "FAILED" if failed else "FINISHED"
+    tracker.finish(status)
+    if arrived:
+        _sync(uri, results / "tracking")
+
+
+def _chosen(uri: str | None) -> str | None:
+    """The tracking URI: given, of the environment (where "" means off), or of config.yaml."""
+    uri = uri if uri is not None else os.environ.get(URI_VARIABLE)
+    file = next((file for file in (Path("config/config.yaml"), CHECKOUT / "config/config.yaml") if file.exists()), None)
+    if uri is None and file is not None:
+        uri = load_settings(file).tracking.uri
+    # Where the tracker of this process looks for it.
+    os.environ[URI_VARIABLE] = uri or ""
+    return uri or None
+
+
+def _sync(uri: str, folder: Path) -> bool:
+    """Send all outboxes, stopping at the first that a dead server refuses; whether all arrived."""
+    total = len(list(folder.glob("*.run.json")))
+    sent = waiting = 0
+    deliveries = progress(send_pending(uri, folder), "Sending to MLflow", total=total, console=console, transient=True)
+    for delivery in deliveries:
+        if delivery.problem is not None:
+            _warn(f"{delivery.problem}. {total - sent} outboxes wait in {folder}.")
+            return False
+        sent += not delivery.running
+        waiting += delivery.running
+    if sent or waiting:
+        left = f"; {waiting} belong to running jobs and were left alone" if waiting else ""
+        console.print(f"Sent {sent} outboxes to {masked(uri)}{left}.", highlight=False)
+    return True
+
+
+def _means(results: Path) -> dict[str, float]:
+    """Mean of each headline metric over the jobs of each experiment."""
+    values: dict[str, list[float]] = {}
+    for file in sorted(results.glob("*/*/*/seed*/metrics.json")):
+        experiment = file.parent.parent.name
+        metrics = read_json(file)
+        for name in ("image_auroc", "pixel_auroc", "aupro"):
+            if metrics.get(name) is not None:
+                values.setdefault(f"{experiment}/{name}", []).append(metrics[name])
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+
+
+def _facts() -> dict[str, object]:
+    facts = environment()
+    return {f"sanflow.{key}": facts[key] for key in ("git_commit", "git_dirty", "python", "platform")} | {
+        "sanflow.version": facts["sanflow"],
+        "versions": facts["packages"],
+    }
+
+
+def _warn(message: str) -> None:
+    console.print(f"[yellow]Tracking:[/] {masked(message)}", highlight=False)

@@ -1,0 +1,108 @@
+# What the rules share: the configuration, checked, and small functions for their inputs and params. No rules.
+#
+# What a job computes stands in its command and its params. Where and how it runs (device, caches, the benchmark
+# file's path) is handed on in the environment, so that a change of it reruns nothing.
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from sanflow.config import benchmark_path, load_benchmark, settings_from
+from sanflow.data.registry import categories
+from sanflow.errors import SanflowError
+from sanflow.provenance import code_digest, digest_of
+
+NEVER = r"(?!)"
+
+try:
+    SETTINGS = settings_from(config)
+    BENCHMARK_FILE = str(
+        benchmark_path(
+            SETTINGS.benchmark, Path(workflow.basedir, "config", "benchmarks")
+        ).absolute()
+    )
+    BENCHMARK = load_benchmark(BENCHMARK_FILE)
+    JOBS = list(
+        BENCHMARK.jobs(
+            {
+                name: categories(name, choice.categories, choice.kind, choice.root)
+                for name, choice in BENCHMARK.datasets.items()
+            }
+        )
+    )
+except SanflowError as error:
+    raise WorkflowError(str(error))
+
+RESULTS = f"results/{Path(BENCHMARK_FILE).stem}"
+DATA_ROOT = SETTINGS.data_root
+
+os.environ.update(
+    SANFLOW_BENCHMARK=BENCHMARK_FILE,
+    SANFLOW_DATA_ROOT=DATA_ROOT,
+    SANFLOW_DEVICE=SETTINGS.device,
+    SANFLOW_CACHE=str(SETTINGS.cache_folder),
+    SANFLOW_CACHE_GIGABYTES=str(SETTINGS.cache.max_gigabytes),
+    SANFLOW_OFFLINE="1" if SETTINGS.offline else "",
+    SANFLOW_SAVE_STATE_EVERY=str(SETTINGS.save_state_every_seconds),
+    SANFLOW_SLOTS_PER_GPU=str(SETTINGS.slots_per_gpu),
+    SANFLOW_TRACKING_URI=SETTINGS.tracking.uri or "",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    # `sanflow` is found beside the snakemake that runs, also where no environment was activated.
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    ),
+)
+
+FOLDERS = ["{}/{}/{}/{}/seed{}".format(RESULTS, *vars(job).values()) for job in JOBS]
+METRICS = [f"{folder}/metrics.json" for folder in FOLDERS] + [
+    f"{folder}/epoch{epoch:02d}/metrics.json"
+    for folder, job in zip(FOLDERS, JOBS)
+    for epoch in BENCHMARK.experiments[job.experiment].kept_epochs
+]
+
+
+def any_of(names):
+    """A pattern that matches these names and nothing else."""
+    return "|".join(map(re.escape, names)) or NEVER
+
+
+def experiments_where(condition):
+    """A pattern of the experiments that fulfil a condition."""
+    return any_of(
+        name
+        for name, experiment in BENCHMARK.experiments.items()
+        if condition(experiment)
+    )
+
+
+def experiment_of(wildcards):
+    return BENCHMARK.experiments[wildcards.experiment]
+
+
+def marker_of(wildcards):
+    """The marker of a complete data set, or nothing for one that lies where its owner keeps it."""
+    root = BENCHMARK.datasets[wildcards.dataset].root
+    return [] if root else f"{DATA_ROOT}/{wildcards.dataset}/.sanflow.json"
+
+
+def listing_of(wildcards):
+    """Digest of names and sizes below the owner's folder: a new image is noticed, a touched one is not."""
+    root = BENCHMARK.datasets[wildcards.dataset].root
+    files = sorted(Path(root, wildcards.category).rglob("*")) if root else []
+    return digest_of(
+        [
+            (str(file.relative_to(root)), file.stat().st_size)
+            for file in files
+            if file.is_file()
+        ]
+    )
+
+
+def training_history_of(wildcards):
+    """train.json of a job, which one scored from the maps of another tool has not."""
+    folder = f"{RESULTS}/{wildcards.dataset}/{wildcards.category}/{wildcards.experiment}/seed{wildcards.seed}"
+    return (
+        [] if experiment_of(wildcards).method == "external" else f"{folder}/train.json"
+    )

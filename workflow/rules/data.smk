@@ -1,0 +1,55 @@
+# Data sets: fetch or make each once, then list what every category holds.
+#
+# REQUIRED INPUTS: none; mirrors and checksums stand in resources/datasets.yaml
+# OUTPUTS:
+#   <data>/{dataset}/.sanflow.json                       marker of a complete data set, written last
+#   <results>/{dataset}/{category}/index.{csv,json}      images, masks, labels, sizes, hashes
+
+
+rule download:
+    """Fetch, check and unpack a data set, or make the built-in one."""
+    output:
+        marker="<data>/{dataset}/.sanflow.json",
+    log:
+        "<logs>/download/{dataset}.log",
+    benchmark:
+        "<benchmarks>/download/{dataset}.jsonl"
+    localrule: True
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        # What is downloaded is held to its hash, whatever the code; what is made is as good as the code that made it.
+        code=lambda wildcards: (
+            code_digest("download") if wildcards.dataset == "photo_textures" else None
+        ),
+    shell:
+        "sanflow download {wildcards.dataset:q}"
+        ' --benchmark "$SANFLOW_BENCHMARK" --data-root "$SANFLOW_DATA_ROOT"'
+        " > {log:q} 2>&1"
+
+
+rule index:
+    """List and check the images and masks of a category; every later step reads only this list."""
+    input:
+        marker=marker_of,
+    output:
+        table="<results>/{dataset}/{category}/index.csv",
+        facts="<results>/{dataset}/{category}/index.json",
+    log:
+        "<logs>/index/{dataset}/{category}.log",
+    benchmark:
+        "<benchmarks>/index/{dataset}/{category}.jsonl"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_digest("index"),
+        config=lambda wildcards: digest_of(
+            BENCHMARK.datasets[wildcards.dataset].model_dump(include={"kind", "root"})
+        ),
+        listing=listing_of,
+    shell:
+        "sanflow index {wildcards.dataset:q} {wildcards.category:q}"
+        ' --benchmark "$SANFLOW_BENCHMARK" --data-root "$SANFLOW_DATA_ROOT"'
+        " --output {output.table:q} > {log:q} 2>&1"
