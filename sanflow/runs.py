@@ -104,7 +104,8 @@ def read_runs(results: str | os.PathLike[str], files: Iterable[str | os.PathLike
     paths = [Path(file) for file in files] if files is not None else sorted(root.rglob("metrics.json"))
     if not paths:
         raise DataError(
-            f"Expected metrics.json files below {root}, but there is none. Run the benchmark first, or name its results."
+            f"Expected metrics.json files below {root}, but there is none. Run the benchmark first, or name "
+            "its results folder."
         )
     return [_read_run(root, path) for path in paths]
 
