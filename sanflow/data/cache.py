@@ -93,7 +93,7 @@ def _build(folder: Path, label: str, shape: tuple[int, ...], fill: Callable[[nda
                 "label": label,
                 "shape": list(shape),
                 "file_bytes": os.path.getsize(temporary / "images.npy"),
-                "crc32": [zlib.crc32(memoryview(image)) for image in array],
+                "crc32": [zlib.crc32(image.tobytes()) for image in array],
             }
             del array
             (temporary / "entry.json").write_text(json.dumps(facts), "utf-8")
@@ -122,7 +122,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> ndarray | None:
             return None
         whole = array.nbytes <= CHECKED_WHOLE
         places = range(len(array)) if whole else np.linspace(0, len(array) - 1, SAMPLE).astype(int)
-        if any(zlib.crc32(np.ascontiguousarray(array[i])) != facts["crc32"][i] for i in places):
+        if any(zlib.crc32(array[i].tobytes()) != facts["crc32"][i] for i in places):
             return None
         os.utime(folder / "entry.json")
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError):

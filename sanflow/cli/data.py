@@ -1,0 +1,123 @@
+"""Commands about data: `download` a data set, `index` a category, look at or clear the image `cache`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sanflow.config import DatasetChoice, load_benchmark
+from sanflow.data.registry import load_registry
+from sanflow.errors import ConfigError
+
+# What reads images is imported by the command that needs it, so that `sanflow --help` answers at once.
+
+DatasetName = Annotated[str, typer.Argument(help="Name of the data set, as in the benchmark file or the registry.")]
+BenchmarkFile = Annotated[
+    Path | None, typer.Option("--benchmark", help="Benchmark file that says where the data set lies.")
+]
+DataRoot = Annotated[
+    Path, typer.Option("--data-root", envvar="SANFLOW_DATA_ROOT", help="Folder in which data sets are kept.")
+]
+CacheFolder = Annotated[Path, typer.Option("--cache", envvar="SANFLOW_CACHE", help="Folder of the image cache.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
+    app.command()(download)
+    app.command()(index)
+    app.command()(datasets)
+    cache = typer.Typer(no_args_is_help=True, help="Look at or clear the cache of decoded, resized images.")
+    cache.command("size")(cache_size)
+    cache.command("clear")(cache_clear)
+    app.add_typer(cache, name="cache")
+
+
+def download(
+    dataset: DatasetName,
+    *,
+    benchmark: BenchmarkFile = None,
+    data_root: DataRoot = Path("data"),
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(help="Address, file:// address, archive or folder to take it from; may be repeated."),
+    ] = None,
+    offline: Annotated[bool, typer.Option(help="Open no connection; what is missing is an error.")] = False,
+) -> None:
+    """Fetch, check and unpack a data set, or make the built-in one; nothing is done if it is complete."""
+    from sanflow.data.download import download as bring
+
+    choice = _choice(dataset, benchmark)
+    if choice.root is not None:
+        typer.echo(f"{dataset} lies in {choice.root}; there is nothing to download.")
+        return
+    marker = bring(
+        dataset,
+        data_root,
+        mirrors=mirror or choice.mirrors,
+        offline=offline or os.environ.get("SANFLOW_OFFLINE", "") not in {"", "0"},
+    )
+    typer.echo(f"{dataset} is complete in {marker.parent}.")
+
+
+def index(
+    dataset: DatasetName,
+    category: Annotated[str, typer.Argument(help="Name of the category.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Where index.csv is written; index.json goes beside it.")],
+    benchmark: BenchmarkFile = None,
+    data_root: DataRoot = Path("data"),
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of a data set of your own, <root>/<category>/train/good and so on.")
+    ] = None,
+) -> None:
+    """List and check all images and masks of a category; every later step reads only this list."""
+    from sanflow.data.download import dataset_folder
+    from sanflow.data.index import build_index, summary, write_index
+
+    choice = _choice(dataset, benchmark)
+    kind = "folder" if root is not None else choice.kind
+    place = root or choice.root
+    folder = Path(place) if place is not None else dataset_folder(dataset, data_root)
+    made = build_index(dataset, category, folder, kind=kind)
+    write_index(made, output)
+    counts = summary(made)["counts"]
+    typer.echo(
+        f"{dataset}/{category}: {counts['train']} training images, {counts['good']} good and {counts['defective']} "
+        f"defective test images, digest {made.digest[:16]}"
+    )
+    if counts["defective_without_pixels"]:
+        typer.echo(f"Note: the masks of {counts['defective_without_pixels']} defective images are empty.")
+
+
+def datasets() -> None:
+    """List the registered data sets with their licence and number of categories."""
+    for name, entry in load_registry().items():
+        how = "built in" if entry.builtin else "fetched by hand" if entry.manual else "downloaded"
+        typer.echo(f"{name}: {entry.title}, {len(entry.categories)} categories, {how}; licence: {entry.licence}")
+
+
+def cache_size(cache: CacheFolder = Path("data/.cache")) -> None:
+    """List what the image cache holds, least recently used first."""
+    from sanflow.data.cache import entries
+
+    found = entries(cache)
+    for entry in found:
+        typer.echo(f"{entry.n_bytes / 1e6:10.1f} MB  {entry.label}")
+    typer.echo(f"{sum(entry.n_bytes for entry in found) / 1e6:10.1f} MB  in {len(found)} entries of {cache}")
+
+
+def cache_clear(cache: CacheFolder = Path("data/.cache")) -> None:
+    """Remove everything from the image cache; it fills again by itself."""
+    from sanflow.data.cache import clear
+
+    typer.echo(f"{clear(cache) / 1e6:.1f} MB freed in {cache}")
+
+
+def _choice(dataset: str, benchmark: Path | None) -> DatasetChoice:
+    if benchmark is None:
+        return DatasetChoice()
+    chosen = load_benchmark(benchmark).datasets
+    if dataset not in chosen:
+        raise ConfigError(f"Expected a data set of {benchmark} among {', '.join(chosen)}, but got {dataset!r}.")
+    return chosen[dataset]
