@@ -160,7 +160,7 @@ class MlflowTracker:
         self._sent = False
         try:
             self._outbox.append(event)
-        except SanflowError as error:
+        except (SanflowError, OSError) as error:
             # The job's own files matter more than their mirror: with a full disk they will say so themselves.
             logger.warning("Tracking: an event could not be kept: %s", error)
             return
@@ -205,7 +205,7 @@ def open_tracker(uri: str | None, *, folder: Path, unit: str, digest: str, stage
         return NullTracker()
     try:
         return MlflowTracker(uri, folder=Path(folder), unit=unit, digest=digest, stage=stage, send=send)
-    except SanflowError as error:
+    except (SanflowError, OSError) as error:
         logger.warning("Tracking is off for this job: %s", error)
         return NullTracker()
 

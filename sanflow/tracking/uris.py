@@ -17,7 +17,8 @@ def masked(text: str) -> str:
         >>> masked("cannot reach postgresql://ada:secret@db.example:5432/runs?password=secret&sslmode=off")
         'cannot reach postgresql://***@db.example:5432/runs?password=***&sslmode=off'
     """
-    text = re.sub(r"(?<=://)[^\s/]*@", "***@", text)
+    # Up to the last @ of the word: a password may hold / or @ where it ought to be quoted.
+    text = re.sub(r"(?<=://)[^\s'\"]*@", "***@", text)
     return re.sub(r"((?:password|passwd|token|secret|user)=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
