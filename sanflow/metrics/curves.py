@@ -15,7 +15,9 @@ from sanflow.metrics.classification import rank_scores
 from sanflow.metrics.inputs import Maps, Masks, undefined
 from sanflow.metrics.ranking import Ranking, rank_pixels
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+Values = NDArray[np.float64]
+Indices = int | NDArray[np.int64]
+Curve = tuple[Values, Values]
 INVISIBLE = 2e-4  # distance between curve and chord that no figure shows
 PRETHIN = 200_000  # points that the search for the best ones looks at
 
@@ -109,12 +111,13 @@ def ranked_pro_polyline(ranking: Ranking, max_points: int = 1000) -> Curve:
     return simplify(*ranked_pro_curve(ranking), max_points)
 
 
-def simplify(x: NDArray[np.float64], y: NDArray[np.float64], max_points: int = 1000) -> Curve:
+def simplify(x: Values, y: Values, max_points: int = 1000) -> Curve:
     """A polyline through at most `max_points` of a polyline's own points, of the same look and area.
 
     Half of the points go where the line is farthest from its chord, which keeps the look. The others go where the
-    chord's area is most wrong, each to the point that leaves least error on both its sides, which keeps the area:
-    from 500 points upwards the curves of `tests/test_metrics_curves.py` move by less than 1e-4, staircases included.
+    chord's area is most wrong, each to the point that leaves least error on its sides and in the whole, which keeps
+    the area: it moves by less than 1e-4 from 500 points upwards, also for staircases with thousands of steps. Only a
+    line with more large teeth than points, which no metric here draws, can lose more.
 
     Arguments:
         x: Abscissae within [0, 1], not descending, (M,).
@@ -132,14 +135,12 @@ def simplify(x: NDArray[np.float64], y: NDArray[np.float64], max_points: int = 1
     if x.size <= max_points:
         return x, y
     x, y = _without_the_dense(x, y)
-    area = np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2.0)])
-    kept = [0, x.size - 1]
-    kept = _refine(x, y, area, kept, (max_points + 2) // 2, by_area=False)
-    kept = _refine(x, y, area, kept, max_points, by_area=True)
+    kept = _refine_look(x, y, [0, x.size - 1], (max_points + 2) // 2)
+    kept = _refine_area(x, y, kept, max_points)
     return x[kept], y[kept]
 
 
-def _without_the_dense(x: NDArray[np.float64], y: NDArray[np.float64]) -> Curve:
+def _without_the_dense(x: Values, y: Values) -> Curve:
     """One point per equal stretch of the polyline, where it has more than `PRETHIN` points."""
     if x.size <= PRETHIN:
         return x, y
@@ -150,43 +151,50 @@ def _without_the_dense(x: NDArray[np.float64], y: NDArray[np.float64]) -> Curve:
     return x[first], y[first]
 
 
-def _refine(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    area: NDArray[np.float64],
-    kept: list[int],
-    max_points: int,
-    *,
-    by_area: bool,
-) -> list[int]:
-    """Add points to `kept`, always within the span that is worst, until there are enough or none is visibly wrong."""
+def _refine_look(x: Values, y: Values, kept: list[int], max_points: int) -> list[int]:
+    """Split the chord that is farthest from the line, at its farthest point, until none is visibly far."""
 
-    def worst_within(first: int, last: int) -> tuple[float, int]:
-        """How wrong the chord from one point to another is, and the point between them at which to split it."""
+    def farthest_within(first: int, last: int) -> tuple[float, int, int, int]:
+        """Negative distance (for the heap), the chord's first point, the point farthest from it, its last point."""
         if last - first < 2:
-            return 0.0, first
-        inner = slice(first + 1, last)
-        if by_area:
-            error = abs(area[last] - area[first] - (x[last] - x[first]) * (y[last] + y[first]) / 2.0)
-            left = area[inner] - area[first] - (x[inner] - x[first]) * (y[inner] + y[first]) / 2.0
-            right = area[last] - area[inner] - (x[last] - x[inner]) * (y[last] + y[inner]) / 2.0
-            return error, first + 1 + int(np.argmin(np.abs(left) + np.abs(right)))
+            return 0.0, first, first, last
         across, up = x[last] - x[first], y[last] - y[first]
+        inner = slice(first + 1, last)
         distance = np.abs(across * (y[inner] - y[first]) - up * (x[inner] - x[first]))
         farthest = int(np.argmax(distance))
-        return float(distance[farthest]) / (np.hypot(across, up) or 1.0), first + 1 + farthest
+        return -float(distance[farthest]) / (np.hypot(across, up) or 1.0), first, first + 1 + farthest, last
 
-    good_enough = 1e-9 if by_area else INVISIBLE
-    heap = []
-    for first, last in pairwise(kept):
-        error, split = worst_within(first, last)
-        heap.append((-error, first, split, last))
+    heap = [farthest_within(first, last) for first, last in pairwise(kept)]
     heapq.heapify(heap)
     kept = list(kept)
-    while len(kept) < max_points and heap and -heap[0][0] > good_enough:
+    while len(kept) < max_points and -heap[0][0] > INVISIBLE:
         _, first, split, last = heapq.heappop(heap)
         kept.append(split)
-        for a, b in ((first, split), (split, last)):
-            error, middle = worst_within(a, b)
-            heapq.heappush(heap, (-error, a, middle, b))
+        heapq.heappush(heap, farthest_within(first, split))
+        heapq.heappush(heap, farthest_within(split, last))
+    return sorted(kept)
+
+
+def _refine_area(x: Values, y: Values, kept: list[int], max_points: int) -> list[int]:
+    """Split the chord whose area is most wrong where that leaves least error, on both sides and in the whole."""
+    area = np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2.0)])
+
+    def error(first: Indices, last: Indices) -> Values:
+        """Area under the line minus that under the chord."""
+        return area[last] - area[first] - (x[last] - x[first]) * (y[last] + y[first]) / 2.0
+
+    heap = [(-abs(float(error(first, last))), first, last) for first, last in pairwise(kept)]
+    heapq.heapify(heap)
+    whole = float(sum(error(first, last) for first, last in pairwise(kept)))
+    kept = list(kept)
+    while len(kept) < max_points and -heap[0][0] > 1e-9:
+        _, first, last = heapq.heappop(heap)
+        inner = np.arange(first + 1, last)
+        left, right = error(first, inner), error(inner, last)
+        rest = whole - error(first, last) + left + right
+        best = int(np.argmin(np.abs(left) + np.abs(right) + np.abs(rest)))
+        split, whole = int(inner[best]), float(rest[best])
+        kept.append(split)
+        heapq.heappush(heap, (-abs(float(left[best])), first, split))
+        heapq.heappush(heap, (-abs(float(right[best])), split, last))
     return sorted(kept)
