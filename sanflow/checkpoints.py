@@ -103,8 +103,8 @@ class Checkpoint:
         expected, got = (identity.get("weights_sha256") for identity in (self.encoder_identity, encoder.identity))
         if expected != got:
             raise WeightsError(
-                f"Expected the weights of {experiment.encoder} that the model was trained with (sha256 {expected}), but "
-                f"got others (sha256 {got}). Give that file as `weights`, or train again."
+                f"Expected the weights of {experiment.encoder} that the model was trained with (sha256 {expected}), "
+                f"but got others (sha256 {got}). Give that file as `weights`, or train again."
             )
         return encoder
 
@@ -225,5 +225,5 @@ def _content_digest(
         for name in sorted(state):
             tensor = state[name].contiguous()
             digest.update(f"{part} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
