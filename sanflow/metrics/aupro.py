@@ -89,8 +89,9 @@ def ranked_aupro(ranking: Ranking, limit: float = 0.3, name: str = "AUPRO") -> f
     """AUPRO of a ranking of pixels (made with no limit, or with one not below this)."""
     if ranking.missing:
         return undefined(name, ranking.missing)
-    area = area_up_to(ranking.region_weight, ranking.start, ranking.end, check_limit(limit))
-    return min(float(area) / limit, 1.0)  # the weights sum to 1 but for rounding
+    check_limit(limit)
+    area = sum(float(area_up_to(part.region_weight, part.start, part.end, limit)) for part in ranking.blocks())
+    return min(area / limit, 1.0)  # the weights sum to 1 but for rounding
 
 
 def ranked_pro_curve(ranking: Ranking, limit: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

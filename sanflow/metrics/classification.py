@@ -115,8 +115,12 @@ def ranked_auroc(ranking: Ranking, name: str = "AUROC") -> float:
     """AUROC of a ranking, in integers up to the one division."""
     if ranking.missing:
         return undefined(name, ranking.missing)
-    beaten_twice = 2 * ranking.n_negatives - ranking.negatives_above - ranking.negatives_at_least
-    return int(np.dot(ranking.positives, beaten_twice)) / (2 * ranking.n_positives * ranking.n_negatives)
+    beaten_twice = 0
+    for part in ranking.blocks():
+        beaten_twice += int(
+            np.dot(part.positives, 2 * part.n_negatives - part.negatives_above - part.negatives_at_least)
+        )
+    return beaten_twice / (2 * ranking.n_positives * ranking.n_negatives)
 
 
 def ranked_average_precision(ranking: Ranking, name: str = "average precision") -> float:

@@ -6,7 +6,8 @@ are exact integers and ties stay ties, so metrics depend on the order of the sco
 Shapes: G distinct scores of positives, in descending order.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from scipy import ndimage
 from sanflow.metrics.inputs import Maps, Masks, check_maps
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ class Ranking:
         if self.n_positives == 0:
             return "anomalies"
         return "normals" if self.n_negatives == 0 else None
+
+    def blocks(self) -> Iterator["Ranking"]:
+        """The same ranking in blocks of its scores, in order: sums over it need no temporaries as long as it is."""
+        for first in range(0, max(self.scores.size, 1), BLOCK):
+            part = slice(first, first + BLOCK)
+            yield replace(
+                self,
+                scores=self.scores[part],
+                positives=self.positives[part],
+                region_weight=self.region_weight[part],
+                negatives_above=self.negatives_above[part],
+                negatives_at_least=self.negatives_at_least[part],
+            )
 
     @property
     def start(self) -> NDArray[np.float64]:
@@ -88,17 +103,20 @@ def rank(
         del order
     first = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1]))[: positives.size])
     distinct = ascending[first]
+    counts = np.diff(first, append=positives.size)
+    region_weight = np.add.reduceat(weights, first) if weights is not None and first.size else np.empty(0)
+    del ascending, weights, first  # with many anomalous pixels each is as large as the maps
     at_least = np.searchsorted(negatives, distinct, side="left")
     above = at_least.copy()
     # few scores tie with a negative: only those need the second search
-    tied = np.flatnonzero(negatives[np.minimum(at_least, n_kept - 1)] == distinct) if n_kept else first[:0]
+    tied = np.flatnonzero(negatives[np.minimum(at_least, n_kept - 1)] == distinct) if n_kept else at_least[:0]
     above[tied] = np.searchsorted(negatives, distinct[tied], side="right")
     return Ranking(
         scores=distinct[::-1],
-        positives=np.diff(first, append=positives.size)[::-1],
-        region_weight=np.add.reduceat(weights, first)[::-1] if weights is not None and first.size else np.empty(0),
-        negatives_above=(n_kept - above)[::-1],
-        negatives_at_least=(n_kept - at_least)[::-1],
+        positives=counts[::-1],
+        region_weight=region_weight[::-1],
+        negatives_above=np.subtract(n_kept, above, out=above)[::-1],
+        negatives_at_least=np.subtract(n_kept, at_least, out=at_least)[::-1],
         n_positives=positives.size if n_positives is None else n_positives,
         n_negatives=n_kept if n_negatives is None else n_negatives,
         n_regions=n_regions,
