@@ -42,10 +42,16 @@ rule all:
     """Everything the benchmark promises: the metrics of each job, the tables and the figures."""
     default_target: True
     input:
-        metrics=METRICS,
+        metrics=files_of_jobs("metrics.json"),
+        epochs=metrics_of_epochs,
         tables=rules.tables.output,
-        figures=rules.figures.output,
-    localrule: True
+        bars=rules.bars.output,
+        figures=[
+            f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
+            for dataset, category in CELLS
+            for kind in FIGURES
+            for ending in ("png", "pdf")
+        ],
 
 
 # The mirror in MLflow is made before jobs fan out, and closed with the truth about how the benchmark ended. No rule

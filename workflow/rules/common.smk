@@ -14,24 +14,14 @@ from sanflow.data.registry import categories
 from sanflow.errors import SanflowError
 from sanflow.provenance import code_digest, digest_of
 
-NEVER = r"(?!)"
-
 try:
     SETTINGS = settings_from(config)
-    BENCHMARK_FILE = str(
-        benchmark_path(
-            SETTINGS.benchmark, Path(workflow.basedir, "config", "benchmarks")
-        ).absolute()
-    )
+    BENCHMARK_FILE = str(benchmark_path(SETTINGS.benchmark, Path(workflow.basedir, "config", "benchmarks")).absolute())
     BENCHMARK = load_benchmark(BENCHMARK_FILE)
-    JOBS = list(
-        BENCHMARK.jobs(
-            {
-                name: categories(name, choice.categories, choice.kind, choice.root)
-                for name, choice in BENCHMARK.datasets.items()
-            }
-        )
-    )
+    CATEGORIES = {
+        name: categories(name, choice.categories, choice.kind, choice.root)
+        for name, choice in BENCHMARK.datasets.items()
+    }
 except SanflowError as error:
     raise WorkflowError(str(error))
 
@@ -50,31 +40,22 @@ os.environ.update(
     SANFLOW_TRACKING_URI=SETTINGS.tracking.uri or "",
     MLFLOW_DISABLE_TELEMETRY="true",
     # `sanflow` is found beside the snakemake that runs, also where no environment was activated.
-    PATH=os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    ),
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
 )
 
-FOLDERS = ["{}/{}/{}/{}/seed{}".format(RESULTS, *vars(job).values()) for job in JOBS]
-METRICS = [f"{folder}/metrics.json" for folder in FOLDERS] + [
-    f"{folder}/epoch{epoch:02d}/metrics.json"
-    for folder, job in zip(FOLDERS, JOBS)
-    for epoch in BENCHMARK.experiments[job.experiment].kept_epochs
-]
+JOBS = list(BENCHMARK.jobs(CATEGORIES))
+FOLDERS = {job: f"{RESULTS}/{job.dataset}/{job.category}/{job.experiment}/seed{job.seed}" for job in JOBS}
+CELLS = dict.fromkeys((job.dataset, job.category) for job in JOBS)
 
 
 def any_of(names):
     """A pattern that matches these names and nothing else."""
-    return "|".join(map(re.escape, names)) or NEVER
+    return "|".join(map(re.escape, names)) or r"(?!)"
 
 
 def experiments_where(condition):
     """A pattern of the experiments that fulfil a condition."""
-    return any_of(
-        name
-        for name, experiment in BENCHMARK.experiments.items()
-        if condition(experiment)
-    )
+    return any_of(name for name, experiment in BENCHMARK.experiments.items() if condition(experiment))
 
 
 def experiment_of(wildcards):
@@ -90,19 +71,30 @@ def marker_of(wildcards):
 def listing_of(wildcards):
     """Digest of names and sizes below the owner's folder: a new image is noticed, a touched one is not."""
     root = BENCHMARK.datasets[wildcards.dataset].root
-    files = sorted(Path(root, wildcards.category).rglob("*")) if root else []
-    return digest_of(
-        [
-            (str(file.relative_to(root)), file.stat().st_size)
-            for file in files
-            if file.is_file()
-        ]
-    )
+    files = sorted(file for file in Path(root, wildcards.category).rglob("*") if file.is_file()) if root else []
+    return digest_of([(str(file.relative_to(root)), file.stat().st_size) for file in files])
 
 
 def training_history_of(wildcards):
     """train.json of a job, which one scored from the maps of another tool has not."""
     folder = f"{RESULTS}/{wildcards.dataset}/{wildcards.category}/{wildcards.experiment}/seed{wildcards.seed}"
-    return (
-        [] if experiment_of(wildcards).method == "external" else f"{folder}/train.json"
-    )
+    return [] if experiment_of(wildcards).method == "external" else f"{folder}/train.json"
+
+
+def files_of_jobs(name, ours_only=False):
+    """A function that gives this file of every job: of those of its category, or of all where there is no wildcard."""
+    return lambda wildcards: [
+        f"{folder}/{name}"
+        for job, folder in FOLDERS.items()
+        if (wildcards.get("category") in (None, job.category) and wildcards.get("dataset") in (None, job.dataset))
+        and not (ours_only and BENCHMARK.experiments[job.experiment].method == "external")
+    ]
+
+
+def metrics_of_epochs(wildcards):
+    """metrics.json of every epoch that `keep_every` keeps."""
+    return [
+        f"{folder}/epoch{epoch:02d}/metrics.json"
+        for job, folder in FOLDERS.items()
+        for epoch in BENCHMARK.experiments[job.experiment].kept_epochs
+    ]

@@ -20,9 +20,7 @@ rule download:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         # What is downloaded is held to its hash, whatever the code; what is made is as good as the code that made it.
-        code=lambda wildcards: (
-            code_digest("download") if wildcards.dataset == "photo_textures" else None
-        ),
+        code=lambda wildcards: (code_digest("download") if wildcards.dataset == "photo_textures" else None),
     shell:
         "sanflow download {wildcards.dataset:q}"
         ' --benchmark "$SANFLOW_BENCHMARK" --data-root "$SANFLOW_DATA_ROOT"'
@@ -45,9 +43,7 @@ rule index:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("index"),
-        config=lambda wildcards: digest_of(
-            BENCHMARK.datasets[wildcards.dataset].model_dump(include={"kind", "root"})
-        ),
+        config=lambda wildcards: digest_of(BENCHMARK.datasets[wildcards.dataset].model_dump(include={"kind", "root"})),
         listing=listing_of,
     shell:
         "sanflow index {wildcards.dataset:q} {wildcards.category:q}"

@@ -27,12 +27,8 @@ rule evaluate:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("evaluate"),
-        config=lambda wildcards: digest_of(
-            experiment_of(wildcards).model_dump(include={"evaluate_at", "label"})
-        ),
-        history=lambda wildcards, input: (
-            ["--history", input.history] if input.get("history") else []
-        ),
+        config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"evaluate_at", "label"})),
+        history=lambda wildcards, input: (["--history", input.history] if input.get("history") else []),
         tracking=["--tracking", f"{RESULTS}/tracking"],
     shell:
         "sanflow evaluate {input.index:q} --scores {input.scores:q}"
@@ -57,8 +53,6 @@ use rule evaluate as evaluate_epoch with:
         "<benchmarks>/evaluate/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}.jsonl"
     params:
         code=code_digest("evaluate"),
-        config=lambda wildcards: digest_of(
-            experiment_of(wildcards).model_dump(include={"evaluate_at", "label"})
-        ),
+        config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"evaluate_at", "label"})),
         history=lambda wildcards, input: ["--history", input.history],
         tracking=[],

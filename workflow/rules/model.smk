@@ -24,9 +24,7 @@ rule train:
     benchmark:
         "<benchmarks>/train/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_where(
-            lambda experiment: experiment.trains and experiment.keep_every is None
-        ),
+        experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is None),
     threads: 4
     resources:
         gpu=1,
@@ -34,9 +32,7 @@ rule train:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         code=code_digest("train"),
-        config=lambda wildcards: experiment_of(wildcards).training_digest(
-            wildcards.category
-        ),
+        config=lambda wildcards: experiment_of(wildcards).training_digest(wildcards.category),
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
@@ -54,14 +50,10 @@ use rule train as train_keeping with:
         history="<results>/{dataset}/{category}/{experiment}/seed{seed}/train.json",
         kept=directory("<results>/{dataset}/{category}/{experiment}/seed{seed}/kept"),
     wildcard_constraints:
-        experiment=experiments_where(
-            lambda experiment: experiment.trains and experiment.keep_every is not None
-        ),
+        experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is not None),
     params:
         code=code_digest("train"),
-        config=lambda wildcards: experiment_of(wildcards).training_digest(
-            wildcards.category
-        ),
+        config=lambda wildcards: experiment_of(wildcards).training_digest(wildcards.category),
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
 
@@ -85,12 +77,10 @@ rule import_official:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("import_official"),
-        config=lambda wildcards: experiment_of(wildcards).training_digest(
-            wildcards.category
-        ),
+        config=lambda wildcards: experiment_of(wildcards).training_digest(wildcards.category),
     shell:
         'sanflow import-official {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
-        " --experiment {wildcards.experiment:q}"
+        " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.checkpoint:q} --history {output.history:q} > {log:q} 2>&1"
 
 
@@ -142,9 +132,7 @@ use rule score as score_epoch with:
     benchmark:
         "<benchmarks>/score/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}.jsonl"
     wildcard_constraints:
-        experiment=experiments_where(
-            lambda experiment: experiment.trains and experiment.keep_every is not None
-        ),
+        experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is not None),
     params:
         code=code_digest("score"),
         state=[],
@@ -169,9 +157,7 @@ rule score_external:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("score_external"),
-        config=lambda wildcards: digest_of(
-            experiment_of(wildcards).model_dump(include={"maps", "input_size"})
-        ),
+        config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"maps", "input_size"})),
     shell:
         'sanflow score-external {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
         " --experiment {wildcards.experiment:q} --output {output.scores:q} > {log:q} 2>&1"

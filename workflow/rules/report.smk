@@ -1,0 +1,119 @@
+# From numbers to tables and figures, and what `snakemake --report` shows of them.
+#
+# REQUIRED INPUTS: what evaluate.smk writes, for figures also index.csv, scores.npz and extras.npz
+# OUTPUTS:
+#   <results>/tables/{table}.{csv,md,tex,html}                   see docs/outputs.md for the columns
+#   <results>/figures/{kind}/{dataset}/{category}.{png,pdf}
+#   <results>/figures/bars/{metric}.{png,pdf}
+#
+# The names are literals, because importing what draws would slow down every call of snakemake; a test compares them.
+
+METRICS = ["image_auroc", "pixel_auroc", "aupro"]
+TABLES = [
+    *["overview", *METRICS, "image_ap", "image_f1_max", "pixel_ap", "pixel_f1_max", "aupro_05", "aupimo"],
+    *["published_image_auroc", "published_pixel_auroc", "published_aupro"],
+    *["encoders", "ablation", "paired", "protocols", "oracle_epoch", "cost"],
+]
+FIGURES = ["contact_sheet", "variance", "histograms", "curves", "latents", "training"]
+
+
+rule tables:
+    """All tables, each as CSV, Markdown, LaTeX and a page of HTML."""
+    input:
+        metrics=files_of_jobs("metrics.json"),
+        epochs=metrics_of_epochs,
+    output:
+        [f"<results>/tables/{name}.{ending}" for name in TABLES for ending in ("csv", "md", "tex")],
+        *[
+            report(
+                f"<results>/tables/{name}.html",
+                category="Tables",
+                labels={"table": name.replace("_", " ")},
+                caption="../report/table.rst",
+            )
+            for name in TABLES
+        ],
+    log:
+        "<logs>/tables.log",
+    benchmark:
+        "<benchmarks>/tables.jsonl"
+    localrule: True
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_digest("tables"),
+        results=lambda wildcards: RESULTS,
+        folder=lambda wildcards: f"{RESULTS}/tables",
+    script:
+        "../scripts/tables.py"
+
+
+rule figures:
+    """All figures of one category."""
+    input:
+        index="<results>/{dataset}/{category}/index.csv",
+        facts="<results>/{dataset}/{category}/index.json",
+        metrics=files_of_jobs("metrics.json"),
+        images=files_of_jobs("images.csv"),
+        curves=files_of_jobs("curves.npz"),
+        scores=files_of_jobs("scores.npz"),
+        extras=files_of_jobs("extras.npz", ours_only=True),
+        history=files_of_jobs("train.json", ours_only=True),
+    output:
+        [f"<results>/figures/{kind}/{{dataset}}/{{category}}.pdf" for kind in FIGURES],
+        *[
+            report(
+                f"<results>/figures/{kind}/{{dataset}}/{{category}}.png",
+                category="Figures",
+                subcategory=kind.replace("_", " "),
+                labels={"data set": "{dataset}", "category": "{category}"},
+                caption="../report/figure.rst",
+            )
+            for kind in FIGURES
+        ],
+    log:
+        "<logs>/figures/{dataset}/{category}.log",
+    benchmark:
+        "<benchmarks>/figures/{dataset}/{category}.jsonl"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_digest("figures"),
+        results=lambda wildcards: RESULTS,
+        folder=lambda wildcards: f"{RESULTS}/figures",
+    script:
+        "../scripts/figures.py"
+
+
+rule bars:
+    """Bars of the headline metrics over all categories, beside the published numbers."""
+    input:
+        metrics=files_of_jobs("metrics.json"),
+    output:
+        [f"<results>/figures/bars/{metric}.pdf" for metric in METRICS],
+        *[
+            report(
+                f"<results>/figures/bars/{metric}.png",
+                category="Figures",
+                subcategory="bars",
+                labels={"data set": "all", "category": metric.replace("_", " ")},
+                caption="../report/bars.rst",
+            )
+            for metric in METRICS
+        ],
+    log:
+        "<logs>/bars.log",
+    benchmark:
+        "<benchmarks>/bars.jsonl"
+    localrule: True
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_digest("figures"),
+        results=lambda wildcards: RESULTS,
+        folder=lambda wildcards: f"{RESULTS}/figures",
+    script:
+        "../scripts/bars.py"

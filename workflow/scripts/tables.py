@@ -1,0 +1,14 @@
+"""Rule `tables`: metrics.json files in, all tables out."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from sanflow.runs import read_runs
+from sanflow.tables import write_tables
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with open(snakemake.log[0], "w", encoding="utf-8") as sys.stderr:
+    files = [*snakemake.input.metrics, *snakemake.input.epochs]
+    write_tables(read_runs(snakemake.params.results, files), snakemake.params.folder)
