@@ -197,7 +197,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         )
     tensors = {name: content.pop(name, None) for name in ("model_state", "encoder_state")}
     digest = content.pop("digest", None)
-    if tensors["model_state"] is None or digest != _content_digest(json.dumps(content, sort_keys=True), **tensors):
+    try:
+        intact = digest == _content_digest(json.dumps(content, sort_keys=True), **tensors)
+    except DAMAGE:  # a name or a value is no longer what it was
+        intact = False
+    if not intact:
         raise IntegrityError(
             f"Expected the content of {path} to have the digest it carries, but it has another: "
             f"it is damaged or was changed by hand. {REMEDY}"
@@ -206,8 +210,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         experiment = Experiment.model_validate(content.pop("experiment"))
     except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
         raise IntegrityError(
-            f"Expected a configuration of this version of sanflow in {path}, but got: {error}. {REMEDY}"
+            f"Expected a configuration of this version of sanflow in {path}, but got {found}. {REMEDY}"
         ) from error
     height, width = content.pop("input_size")
     return Checkpoint(experiment=experiment, input_size=(height, width), digest=digest, **content, **tensors)
