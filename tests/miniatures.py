@@ -138,7 +138,9 @@ def zipped(folder: Path, archive: Path) -> Path:
 
 
 def tarred(folder: Path, archive: Path) -> Path:
-    with tarfile.open(archive, "w:xz" if archive.suffix == ".xz" else "w:gz" if archive.suffix == ".gz" else "w") as file:
+    with tarfile.open(
+        archive, "w:xz" if archive.suffix == ".xz" else "w:gz" if archive.suffix == ".gz" else "w"
+    ) as file:
         for path in sorted(folder.iterdir()):
             file.add(path, path.name)
     return archive

@@ -99,7 +99,10 @@ def test_ringing_around_masks_is_no_defect(tmp_path):
     [
         (lambda top: (top / "ground_truth/broken/000_mask.png").unlink(), "test/broken/000.png: no mask; expected"),
         (lambda top: (top / "test/broken/000.png").unlink(), "000_mask.png: a mask without an image in test/broken"),
-        (lambda top: mask(top / "ground_truth/bent/000_mask.png"), "ground_truth/bent: masks without the folder test/bent"),
+        (
+            lambda top: mask(top / "ground_truth/bent/000_mask.png"),
+            "ground_truth/bent: masks without the folder test/bent",
+        ),
         (lambda top: mask(top / "ground_truth/broken/000.png"), "a second mask beside"),
         (lambda top: image(top / "train/broken/000.png", 9), "train/broken: training images must be in train/good"),
     ],
@@ -185,7 +188,7 @@ def test_campus_says_how_to_get_the_decoder(tmp_path, monkeypatch):
 def test_locate_looks_one_folder_deeper_and_says_what_it_found(tmp_path):
     mvtec(tmp_path / "inner")
     assert locate(tmp_path, "bottle/train/good", "MVTec AD") == tmp_path / "inner"
-    with pytest.raises(DataError, match="Expected VisA in .* a path split_csv/1cls.csv in it .* but it has inner"):
+    with pytest.raises(DataError, match=r"Expected VisA in .* a path split_csv/1cls.csv in it .* but it has inner"):
         locate(tmp_path, "split_csv/1cls.csv", "VisA")
     with pytest.raises(DataError, match="there is no such folder"):
         locate(tmp_path / "nowhere", "x", "VisA")

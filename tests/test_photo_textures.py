@@ -95,10 +95,15 @@ def test_png_is_read_back_and_its_bytes_depend_on_pixels_alone(tmp_path):
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "L"
         assert np.array_equal(np.asarray(image), pixels)
-    assert hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest() == "b6d60e100628744fa36e912c34ad74abe534cf61b6670d311c2e5542ce2e276b"
+    assert (
+        hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+        == "b6d60e100628744fa36e912c34ad74abe534cf61b6670d311c2e5542ce2e276b"
+    )
 
 
 def test_other_photographs_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(PHOTOGRAPHS, "brick", "0" * 64)
-    with pytest.raises(DataError, match=r"Expected scikit-image's photograph 'brick' with sha256 0000.*Install a scikit"):
+    with pytest.raises(
+        DataError, match=r"Expected scikit-image's photograph 'brick' with sha256 0000.*Install a scikit"
+    ):
         make_photo_textures(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import requests
 import tenacity
+import urllib3
 
 from sanflow.errors import DataError
 from sanflow.files import require_free_space, sha256_of_file, storage_errors
@@ -142,7 +143,7 @@ def _receive(url: str, part: Path, patience: Patience, report: Report) -> None:
             _write(response, part, start, total, report)
     except requests.exceptions.InvalidURL as error:
         raise _Final(f"no address: {error}") from error
-    except requests.exceptions.RequestException as error:
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Passing(_short(error)) from error
     return None
 
@@ -179,7 +180,8 @@ def _length(response: requests.Response, start: int) -> int | None:
 def _write(response: requests.Response, part: Path, start: int, total: int | None, report: Report) -> None:
     done = start
     with storage_errors(part), open(part, "ab" if start else "wb") as file:
-        for chunk in response.iter_content(CHUNK):
+        # `read1` gives what has arrived; `iter_content` would lose up to a chunk at every cut and may never get on.
+        while chunk := response.raw.read1(CHUNK):
             file.write(chunk)
             done += len(chunk)
             report(done, total)

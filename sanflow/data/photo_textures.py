@@ -114,9 +114,13 @@ def _scratch(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple
     path = np.stack([np.full_like(t, centre_row), np.full_like(t, centre_column)], axis=1)
     path += np.outer(t * length / 2, along) + np.outer(bend * (1 - t * t), across)
     half_width = width / 2 * np.sqrt(1.1 - t * t)
-    rows, columns = np.mgrid[:CROP, :CROP]
+    # Distances only around the path: elsewhere the depth is negative anyway.
+    first, last = np.clip(np.stack([path.min(axis=0) - 4, path.max(axis=0) + 5]).astype(int), 0, CROP)
+    near = np.s_[first[0] : last[0], first[1] : last[1]]
+    rows, columns = (grid[near] for grid in np.mgrid[:CROP, :CROP])
     distance = np.hypot(rows[..., None] - path[:, 0], columns[..., None] - path[:, 1])
-    depth = (half_width - distance).max(axis=-1) + 0.25
+    depth = np.full((CROP, CROP), -1.0)
+    depth[near] = (half_width - distance).max(axis=-1) + 0.25
     return _blend(crop, np.full_like(crop, grey), depth, edge=1.0), depth > 0
 
 
