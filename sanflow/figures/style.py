@@ -1,0 +1,107 @@
+"""How figures look: legible in print and to colour-blind readers, the same for the same experiment everywhere.
+
+Colours are those of Okabe and Ito (2008); experiments differ in line style and marker too, so that grey print tells
+them apart. Figures are made without pyplot: nothing global is set, and no window is opened.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sanflow.files import atomic_path
+
+NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
+TRUTH, PREDICTED = "#56B4E9", "#E69F00"
+EXPERIMENT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7F00")
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "ooo", "+++", "--")
+MAP_COLOURS = "inferno"
+VARIANCE_COLOURS = "cividis"
+PAGE_WIDTH = 7.2  # inches: the text width of a page
+RC: Any = {
+    **seaborn.axes_style("ticks"),
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.4,
+    "hatch.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "pdf.fonttype": 42,  # text stays text in PDF
+    "savefig.dpi": 200,
+}
+
+
+def styled() -> Any:
+    """Context in which figures are drawn and saved."""
+    return matplotlib.rc_context(RC)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, its panels spaced by content."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, line style, marker and hatch of each experiment, by its place in the order."""
+    return {
+        label: {
+            "color": EXPERIMENT_COLOURS[number % len(EXPERIMENT_COLOURS)],
+            "linestyle": LINES[number % len(LINES)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "hatch": HATCHES[number % len(HATCHES)],
+        }
+        for number, label in enumerate(labels)
+    }
+
+
+def message_figure(text: str) -> Figure:
+    """A figure that only says why there is nothing to see."""
+    figure = new_figure(PAGE_WIDTH / 1.5, 0.8)
+    figure.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color="#424a53")
+    return figure
+
+
+def without_ticks(axes: Axes) -> None:
+    """A panel that shows an image: no ticks, a thin frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_linewidth(0.4)
+        spine.set_color("#8c959f")
+
+
+def add_notes(figure: Figure, notes: Sequence[str]) -> None:
+    """Small print below a figure: what its marks mean."""
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=6.5, color="#424a53")
+
+
+def save(figure: Figure, outputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Write a figure to each path, in the format of its ending, whole or not at all.
+
+    Raises:
+        StorageError: If the disk is full or the folder cannot be written.
+    """
+    files = [Path(output) for output in outputs]
+    for file in files:
+        # No date inside: the same figure gives the same bytes.
+        metadata = {"CreationDate": None} if file.suffix == ".pdf" else {"Software": "sanflow"}
+        with atomic_path(file) as temporary:
+            figure.savefig(temporary, metadata=metadata)
+    return files
