@@ -20,9 +20,10 @@ PACKAGE = Path(__file__).resolve().parent
 # What decides the result of each stage, as files or folders of the package. A stage's own inputs carry the rest.
 STAGES: dict[str, tuple[str, ...]] = {
     "download": ("data/download.py", "data/archives.py", "data/photo_textures.py"),
-    "index": ("data/index.py", "data/layouts.py", "data/registry.py"),
+    "index": ("data/decode.py", "data/index.py", "data/layouts.py", "data/registry.py"),
     "train": (
         "anomalies.py",
+        "data/decode.py",
         "data/images.py",
         "distributions.py",
         "encoders",
@@ -35,6 +36,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     ),
     "import_official": ("official.py",),
     "score": (
+        "data/decode.py",
         "data/images.py",
         "encoders",
         "distributions.py",

@@ -1,6 +1,7 @@
 """`sanflow bench ...`: how fast are we? Each command measures, prints JSON and leaves nothing behind."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,3 +38,19 @@ def metrics(
         seed=seed,
     )
     typer.echo(json.dumps(found, indent=2))
+
+
+@bench.command("data")
+def data(
+    *,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    side: Annotated[int, typer.Option(min=384, help="Height and width of the PNG files.")] = 1024,
+    size: Annotated[int, typer.Option(min=16, help="Height and width after resizing.")] = 256,
+    epochs: Annotated[int, typer.Option(min=1, help="How often the cache is read.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the images and their order.")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="Where the files are made; a temporary folder if unset.")] = None,
+) -> None:
+    """Images per second from cold PNG files and from the image cache, and the memory each needs."""
+    from sanflow.bench.data import bench_data
+
+    typer.echo(json.dumps(bench_data(images, side, size, epochs=epochs, seed=seed, folder=folder), indent=2))
