@@ -159,7 +159,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
         def __reduce__(self):
             return open, (str(tmp_path / "sprung"), "w")
 
-    (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(IntegrityError):
         load_checkpoint(tmp_path / "trap.pt")
     assert not (tmp_path / "sprung").exists()

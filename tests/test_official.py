@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import typer
+import yaml
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import resnet18
+from typer.testing import CliRunner
 
 from sanflow.checkpoints import load_checkpoint, save_checkpoint
 from sanflow.config import Experiment
-from sanflow.errors import WeightsError
+from sanflow.data.index import build_index, write_index
+from sanflow.errors import ConfigError, WeightsError
+from sanflow.files import read_json
 from sanflow.official import BLOCK_KEYS, STATISTICS_KEYS, Imported, flow_state, import_official, statistics_state
 
 POSITION_CHANNELS, BLOCKS, CHANNELS = 16, 2, (128, 256, 512)
@@ -306,3 +312,77 @@ def test_unreadable_files_are_refused(authors, path, tmp_path):
     wrong = {**authors, "flows": authors["flows"][::-1]}
     with pytest.raises(WeightsError, match=r"channels \[128, 256, 512\].*\[512, 256, 128\]"):
         import_official(write_checkpoint(tmp_path / "b.pt", wrong), experiment())
+
+
+@pytest.fixture
+def workplace(tmp_path) -> Path:
+    """A data set of four images with its index, and a benchmark file with one official experiment."""
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
+    for name, image in zip(
+        ("train/good/a", "test/good/b", "test/dent/c", "ground_truth/dent/c_mask"), pixels, strict=True
+    ):
+        path = tmp_path / f"data/bottle/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image if "mask" not in name else image[..., 0] // 128 * 255).save(path)
+    index = build_index("own", "bottle", tmp_path / "data", kind="folder")
+    write_index(index, tmp_path / "index.csv")
+    settings = {
+        "method": "sanflow",
+        "source": "official",
+        "official_weights": str(tmp_path / "weights/{category}.pt"),
+        "encoder": "torchvision/resnet18",
+        "taps": ["layer2"],
+        "position_channels": POSITION_CHANNELS,
+        "coupling_blocks": BLOCKS,
+        "input_size": 64,
+    }
+    benchmark = {
+        "datasets": {"own": {"kind": "folder", "root": str(tmp_path / "data")}},
+        "experiments": {
+            "no-weights": settings | {"official_weights": "none/{category}.pt"},
+            "theirs": settings,
+            "trained": {"method": "sanflow", "encoder": "torchvision/resnet18"},
+        },
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(benchmark))
+    return tmp_path
+
+
+def command(workplace: Path, *options: str):
+    import sanflow.cli.official as edge
+
+    app = typer.Typer()
+    edge.register(app)
+    app.command()(lambda: None)  # with two commands typer keeps their names
+    arguments = ["import-official", str(workplace / "index.csv"), "--benchmark", str(workplace / "own.yaml")]
+    outputs = ["--output", str(workplace / "out/checkpoint.pt"), "--history", str(workplace / "out/train.json")]
+    return CliRunner().invoke(app, [*arguments, *outputs, *options])
+
+
+def test_command_writes_checkpoint_and_report(authors, workplace):
+    (workplace / "weights").mkdir()
+    write_checkpoint(workplace / "weights/bottle.pt", {**authors, "flows": authors["flows"][:1]}, epoch=19)
+    result = command(workplace, "--experiment", "theirs", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    assert "encoder from the file" in result.output
+    assert "unused: epoch" in result.output
+    checkpoint = load_checkpoint(workplace / "out/checkpoint.pt")
+    assert (checkpoint.seed, checkpoint.input_size, checkpoint.channels) == (3, (64, 64), [128])
+    assert checkpoint.experiment.source == "official"
+    assert checkpoint.provenance["category"] == "bottle"
+    history = read_json(workplace / "out/train.json")
+    assert history["history"] == []
+    assert "encoder_state_dict.fc.bias" in history["import"]["unused_keys"]
+    assert history["parameters"] == sum(parameter.numel() for parameter in checkpoint.build_model().parameters())
+
+
+def test_command_refuses_what_is_not_there(workplace):
+    error = command(workplace, "--experiment", "ours").exception
+    assert isinstance(error, ConfigError)
+    assert "one of ['no-weights', 'theirs', 'trained'], but got 'ours'" in str(error)
+    error = command(workplace, "--experiment", "trained").exception
+    assert isinstance(error, ConfigError)
+    assert "'trained' has `source: trained`" in str(error)
+    error = command(workplace, "--experiment", "no-weights").exception
+    assert isinstance(error, WeightsError)
+    assert "none/bottle.pt" in str(error)

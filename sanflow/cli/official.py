@@ -39,9 +39,9 @@ def import_official(
         )
     settings = chosen.experiments[experiment]
     content = read_index(index)
-    if weights is None and settings.official_weights is None:
+    if settings.source != "official":
         raise ConfigError(
-            f"Expected `official_weights` in the experiment {experiment!r} or `--weights`, but got neither."
+            f"Expected an experiment with `source: official`, but {experiment!r} has `source: {settings.source}`."
         )
     # Not str.format: a path may hold other braces.
     file = weights or Path(str(settings.official_weights).replace("{category}", content.category))
