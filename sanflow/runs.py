@@ -22,12 +22,12 @@ HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
 METRIC_TITLES = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
-    "aupro": "AUPRO (limit 0.3)",
+    "aupro": "AUPRO",
     "image_ap": "Image AP",
     "image_f1_max": "Image F1-max",
     "pixel_ap": "Pixel AP",
     "pixel_f1_max": "Pixel F1-max",
-    "aupro_05": "AUPRO (limit 0.05)",
+    "aupro_05": "AUPRO at 0.05",
     "aupimo": "AUPIMO",
 }
 RUN_FOLDER = re.compile(r"seed(?P<seed>\d+)(?:/epoch(?P<epoch>\d+))?")

@@ -59,10 +59,10 @@ def metric_bars(title: str, groups: Sequence[Group], notes: Sequence[str] = ()) 
                 label=label,
             )
         for number, (method, theirs) in enumerate(group.published.items()):
-            values = [math.nan if value is None else 100 * value for value in theirs]
+            heights = [math.nan if value is None else 100 * value for value in theirs]
             marker = MARKERS[number % len(MARKERS)]
             axes.plot(
-                places, values, marker, mfc="white", mec="#24292f", mew=0.7, ms=3.8, label=f"{method} (published)"
+                places, heights, marker, mfc="white", mec="#24292f", mew=0.7, ms=3.8, label=f"{method} (published)"
             )
         _finish(axes, title, group)
     add_notes(figure, [*([PUBLISHED_NOTE] if any(group.published for group in groups) else []), *notes])
@@ -71,7 +71,7 @@ def metric_bars(title: str, groups: Sequence[Group], notes: Sequence[str] = ()) 
 
 def _finish(axes: Axes, title: str, group: Group) -> None:
     ours = [mean for cells in group.measured.values() for mean, _ in cells if not math.isnan(mean)]
-    theirs = [value for values in group.published.values() for value in values if value is not None]
+    theirs = [value for column in group.published.values() for value in column if value is not None]
     lowest = 100 * min(ours + theirs, default=0.0)
     floor = max(0.0, 10 * math.floor((lowest - 5) / 10))
     rotated = len(group.categories) > 8

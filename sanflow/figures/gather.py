@@ -187,8 +187,8 @@ def _scores(run: Run, index: Index) -> Scores:
     scores = Scores.load(run.folder / "scores.npz")
     if scores.paths != [str(image) for image in index.test.image]:
         raise IntegrityError(
-            f"Expected the scores in {run.folder} to be of the images of {index.dataset}/{index.category}, but they are "
-            "of others: the data set has changed since. Score the run again."
+            f"Expected the scores in {run.folder} to be of the images of {index.dataset}/{index.category}, but they "
+            "are of others: the data set has changed since. Score the run again."
         )
     return scores
 

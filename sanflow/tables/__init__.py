@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sanflow.errors import ConfigError
-from sanflow.published import METRICS as PUBLISHED_METRICS
-from sanflow.runs import METRIC_TITLES, Run
+from sanflow.runs import HEADLINE, METRIC_TITLES, Run
 from sanflow.tables.cells import Table
 from sanflow.tables.metric import metric_table, published_table
 from sanflow.tables.oracle import oracle_table
@@ -24,7 +23,7 @@ from sanflow.tables.summary import Summary
 BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "overview": overview_table,
     **{metric: partial(metric_table, metric=metric) for metric in METRIC_TITLES},
-    **{f"published_{metric}": partial(published_table, metric=metric) for metric in PUBLISHED_METRICS},
+    **{f"published_{metric}": partial(published_table, metric=metric) for metric in HEADLINE},
     "encoders": encoders_table,
     "ablation": ablation_table,
     "paired": paired_table,

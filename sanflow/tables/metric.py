@@ -27,7 +27,10 @@ from sanflow.tables.cells import (
 from sanflow.tables.oracle import oracle_values
 from sanflow.tables.summary import Summary
 
-CAPTION = "In percent, higher is better; last epoch, calibrated fusion, input resolution. Bold: the best experiment of the row."
+CAPTION = (
+    "In percent, higher is better; last epoch, calibrated fusion, input resolution. "
+    "Bold: the best experiment of the row."
+)
 ORACLE_NOTE = f"{ORACLE_MARK} Oracle epoch: chosen on the test set, an upper bound and not a result."
 COLUMNS = ["dataset", "category", "origin", "method", "value", "std", "seeds", "low", "high", "source"]
 

@@ -60,7 +60,7 @@ def oracle_table(summary: Summary) -> Table:
                 ]
             if n_categories:
                 rows.append([*row, words(n_categories)])
-    names = [METRIC_TITLES[metric].removesuffix(" (limit 0.3)") for metric in HEADLINE]
+    names = [METRIC_TITLES[metric] for metric in HEADLINE]
     header = ["Data set", "Experiment", *(f"{name}{part}" for name in names for part in ("", " oracle", " Δ")), "n"]
     columns = ["dataset", "category", "experiment", "metric", "last_epoch", "oracle_epoch"]
     notes = list(summary.notes) if rows else ["No experiment keeps epochs: set `keep_every` to have this table."]

@@ -88,9 +88,9 @@ def protocol_table(summary: Summary) -> Table:
     return Table(
         name="protocols",
         title="Fusion and resolution",
-        caption="In percent, mean over categories. Headline: calibrated fusion (an image's score depends on it alone) "
-        "at the input's resolution. Test-set fusion is the authors' (it sees all test images at once); native resolution "
-        "measures against the ground truth as it was drawn.",
+        caption="In percent, mean over categories. Headline: calibrated fusion (the score of an image depends on it "
+        "alone) at the input's resolution. Test-set fusion is the authors' (it sees all test images at once); native "
+        "resolution measures against the ground truth as it was drawn.",
         sections=sections,
         notes=summary.notes,
         data=pd.DataFrame(records),

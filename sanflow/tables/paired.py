@@ -18,10 +18,11 @@ def paired_table(summary: Summary) -> Table:
         rows = []
         for second, first in itertools.combinations(summary.experiments(dataset), 2):
             for metric in HEADLINE:
-                values = [summary.values(dataset, name, metric) for name in (first, second)]
-                if not set(values[0]) & set(values[1]):
+                reference = summary.values(dataset, first, metric)
+                other = summary.values(dataset, second, metric)
+                if not set(reference) & set(other):
                     continue
-                found = compare_paired(*values)
+                found = compare_paired(reference, other)
                 interval = MISSING if math.isnan(found.low) else f"{points(found.low)} … {points(found.high)}"
                 rows.append(
                     [
@@ -44,9 +45,9 @@ def paired_table(summary: Summary) -> Table:
     return Table(
         name="paired",
         title="Paired comparison of experiments",
-        caption="In percentage points, over the n categories that both have (mean over seeds); paired t interval and test, "
-        "Wilcoxon signed-rank test, categories won / tied / lost. Not corrected for the number of comparisons; with few "
-        "categories no test can say much.",
+        caption="In percentage points, over the n categories that both have (mean over seeds); paired t interval and "
+        "test, Wilcoxon signed-rank test, categories won / tied / lost. Not corrected for the number of comparisons; "
+        "with few categories no test can say much.",
         sections=sections,
         notes=summary.notes if sections else alone,
         data=pd.DataFrame(records),
