@@ -13,7 +13,7 @@ import sanflow.data.download as module
 from sanflow.data.download import MARKER, dataset_folder, download
 from sanflow.data.fetch import Patience
 from sanflow.data.registry import load_registry
-from sanflow.errors import ConfigError, DataError, StorageError
+from sanflow.errors import ConfigError, DataError, IntegrityError, StorageError
 from sanflow.files import sha256_of_file
 
 HASTY = Patience(attempts=2, connect_seconds=1, stall_seconds=1, first_wait=0.001, longest_wait=0.01)
@@ -95,8 +95,8 @@ def module_server(handler):
 
 @pytest.mark.parametrize("as_address", [False, True])
 def test_a_local_folder_is_used_where_it_lies(tmp_path, as_address):
-    mvtec(tmp_path / "somewhere else" / "mvtec")
-    mirror = tmp_path / "somewhere else"
+    mirror = tmp_path / "somewhere else, 100%25"
+    mvtec(mirror / "mvtec")
     marker = download(
         "mvtec_ad", tmp_path / "data", mirrors=[mirror.as_uri() if as_address else str(mirror)], console=quiet()
     )
@@ -222,6 +222,13 @@ def test_unknown_and_missing_data_sets(tmp_path):
         download("mvtec-ad", tmp_path)
     with pytest.raises(DataError, match="Run `sanflow download visa`"):
         dataset_folder("visa", tmp_path)
+
+
+def test_a_damaged_marker_is_named(tmp_path):
+    (tmp_path / "visa").mkdir()
+    (tmp_path / "visa" / MARKER).write_text("[]")
+    with pytest.raises(IntegrityError, match=r"Expected `root` and `files` in .*\.sanflow\.json, but got \[\]"):
+        download("visa", tmp_path)
 
 
 def test_no_space_is_told_before_fetching(tmp_path, monkeypatch):

@@ -59,6 +59,13 @@ def test_missing_and_broken_files_are_named(tmp_path):
         read_mask(tmp_path, "cut.png")
 
 
+def test_an_absurdly_large_image_is_refused(tmp_path, monkeypatch):
+    image(tmp_path / "large.png", seed=0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="exceeds limit of 200 pixels"):
+        decode_image(tmp_path / "large.png")
+
+
 @pytest.mark.parametrize(
     ("split", "default"), [("train", Image.Resampling.BILINEAR), ("test", Image.Resampling.LANCZOS)]
 )

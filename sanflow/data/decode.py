@@ -4,6 +4,7 @@ Shapes: H height, W width.
 """
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from PIL import Image, UnidentifiedImageError
 
 from sanflow.errors import DataError
 
-Image.MAX_IMAGE_PIXELS = None  # industrial cameras exceed Pillow's guard, and the files here were checked by hash
+# What Pillow raises for files that are damaged, cut, of no known type or absurdly large.
+DAMAGE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+)
 
 
 def decode_image(source: Path | bytes, name: str | Path = "") -> Image.Image:
@@ -34,7 +44,7 @@ def decode_image(source: Path | bytes, name: str | Path = "") -> Image.Image:
         raise DataError(
             f"Expected an image at {name}, but there is none. Restore it or make the index anew."
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"Expected a readable image at {name}, but got: {reason}. Replace the file.") from error
 
@@ -105,7 +115,7 @@ def _mask_file(path: Path, above: int) -> ndarray:
             has_alpha = image.mode in {"LA", "RGBA"}
     except FileNotFoundError as error:
         raise DataError(f"Expected a mask at {path}, but there is none. Restore it or make the index anew.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise DataError(f"Expected a readable mask at {path}, but got: {error}. Replace the file.") from error
     if values.ndim == 3:
         values = (values[..., :-1] if has_alpha else values).max(axis=-1)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from filelock import FileLock
@@ -23,7 +23,7 @@ from sanflow.data.fetch import Patience, fetch
 from sanflow.data.layouts import locate
 from sanflow.data.photo_textures import make_photo_textures
 from sanflow.data.registry import DatasetEntry, dataset_entry
-from sanflow.errors import DataError
+from sanflow.errors import DataError, IntegrityError
 from sanflow.files import read_json, sha256_of_file, storage_errors, write_json
 
 MARKER = ".sanflow.json"
@@ -86,7 +86,7 @@ def dataset_folder(name: str, data_root: str | Path) -> Path:
         raise DataError(
             f"Expected the data set {name} in {folder}, but it is not there. Run `sanflow download {name}`."
         )
-    return (folder / read_json(marker)["root"]).resolve()
+    return (folder / _facts(marker)["root"]).resolve()
 
 
 def _is_complete(folder: Path) -> bool:
@@ -94,9 +94,16 @@ def _is_complete(folder: Path) -> bool:
     marker = folder / MARKER
     if not marker.is_file():
         return False
-    facts = read_json(marker)
+    facts = _facts(marker)
     root = folder / facts["root"]
     return root.is_dir() and _count_files(root) >= facts["files"]
+
+
+def _facts(marker: Path) -> dict[str, Any]:
+    facts = read_json(marker)
+    if not (isinstance(facts, dict) and {"root", "files"} <= facts.keys()):
+        raise IntegrityError(f"Expected `root` and `files` in {marker}, but got {facts}. Delete it and start again.")
+    return facts
 
 
 def _has_content(folder: Path) -> bool:
@@ -223,7 +230,7 @@ def _prepare(entry: DatasetEntry, root: Path, console: Console) -> None:
 def _local_path(source: str) -> Path | None:
     parts = urlsplit(source)
     if parts.scheme == "file":
-        return Path(url2pathname(unquote(parts.path) if "%" in parts.path else parts.path))
+        return Path(url2pathname(parts.path))
     return None if parts.scheme in {"http", "https"} else Path(source).expanduser()
 
 

@@ -139,7 +139,7 @@ def _receive(url: str, part: Path, patience: Patience, report: Report) -> None:
             _check_status(response)
             total = _length(response, start)
             if total is not None:
-                require_free_space(part.parent, total - start + RESERVE // 64, f"the archive {part.stem}")
+                require_free_space(part.parent, total - start, f"the archive {part.stem}")
             _write(response, part, start, total, report)
     except requests.exceptions.InvalidURL as error:
         raise _Final(f"no address: {error}") from error

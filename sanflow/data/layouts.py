@@ -62,7 +62,8 @@ def locate(folder: Path, probe: str, title: str) -> Path:
             return candidate
     raise DataError(
         f"Expected {title} in {folder}, that is a path {probe} in it or in one of its subfolders, but it has "
-        f"{', '.join(path.name for path in below) or 'no subfolders'}."
+        f"{', '.join(path.name for path in below) or 'no subfolders'}. "
+        "Name the data set's own top folder, or remove this one and run `sanflow download`."
     )
 
 
