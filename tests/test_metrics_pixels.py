@@ -100,7 +100,7 @@ def test_the_bench_command_prints_json():
 
 
 def test_aupro_is_fast():
-    """At least 10 of the 100 or so times by which it beats the loop: a busy machine passes, a return to loops does not."""
+    """Ten of the hundred times by which it beats the loop: a busy machine passes, a return to loops does not."""
     maps, masks = smooth_fields(20, 15, 256)
     windows = region_windows(masks)
     exact = min(median_seconds(lambda: aupro(maps, masks), 1) for _ in range(3))
