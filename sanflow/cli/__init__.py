@@ -10,6 +10,10 @@ from rich.console import Console
 
 from sanflow.cli import bench as _bench
 from sanflow.cli import config as _config
+from sanflow.cli import data as _data
+from sanflow.cli import model as _model
+from sanflow.cli import official as _official
+from sanflow.cli import results as _results
 from sanflow.cli import track as _track
 from sanflow.errors import SanflowError
 
@@ -26,6 +30,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 _config.register(app)
+_data.register(app)
+_official.register(app)
+_model.register(app)
+_results.register(app)
 _bench.register(app)
 _track.register(app)
 
