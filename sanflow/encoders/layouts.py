@@ -68,8 +68,8 @@ def layout_of(shape: Sequence[int], image_size: Sequence[int], tap: str, channel
         if n_locations > 0 and shape[1] - n_locations <= 16 and height % map_height == 0:
             return Layout("tokens", shape[2], height // map_height)
     raise ConfigError(
-        f"Expected tap {tap!r} to give a map of the image, but for a {height} x {width} image it gives a tensor "
-        f"of shape {tuple(shape)}. Choose another module as tap."
+        f"Expected tap {tap!r} to give a map of the image, but for a {height} x {width} image it gives "
+        f"{f'a tensor of shape {tuple(shape)}' if shape else 'no single tensor'}. Choose another module as tap."
     )
 
 

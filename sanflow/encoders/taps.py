@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sanflow.encoders.networks import unknown_tap
+from sanflow.errors import ConfigError
 
 # Held per thread and call, so two threads may share one network.
 _caught: ContextVar[dict[str, Tensor] | None] = ContextVar("caught", default=None)
@@ -52,7 +53,11 @@ class TappedNetwork(nn.Module):
             network.get_submodule(tap).register_forward_hook(_Catch(tap, len(self.taps)))
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Outputs of the taps, in the order of the taps."""
+        """Outputs of the taps, in the order of the taps.
+
+        Raises:
+            ConfigError: If a tap never runs.
+        """
         caught: dict[str, Tensor] = {}
         token = _caught.set(caught)
         try:
@@ -61,6 +66,11 @@ class TappedNetwork(nn.Module):
             pass
         finally:
             _caught.reset(token)
+        if never := [tap for tap in self.taps if tap not in caught]:
+            raise ConfigError(
+                f"Expected every tap to run when the network sees an image, but {', '.join(never)} never does. "
+                "Choose other modules as `taps`."
+            )
         return [caught[tap] for tap in self.taps]
 
 
@@ -98,11 +108,11 @@ def shapes_at_taps(network: nn.Module, height: int, width: int) -> list[tuple[in
         width: Image width in pixels.
 
     Returns:
-        One shape a tap, batch dimension (1) included.
+        One shape a tap, batch dimension (1) included; () where the output is not a tensor.
     """
     named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     shadows = {name: torch.empty_like(tensor, device="meta") for name, tensor in named.items()}
     images_B3HW = torch.empty(1, 3, height, width, device="meta")
     with torch.no_grad():
         outputs = torch.func.functional_call(network, shadows, (images_B3HW,))
-    return [tuple(output.shape) for output in outputs]
+    return [tuple(output.shape) if isinstance(output, Tensor) else () for output in outputs]

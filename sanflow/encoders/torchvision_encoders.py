@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sanflow.encoders.networks import Network, seeded_weights, unknown_name, unknown_tap
 from sanflow.encoders.taps import without_in_place
-from sanflow.encoders.weights import cannot_get, fetch_url
+from sanflow.encoders.weights import cannot_get, fetch_url, in_heads
 from sanflow.errors import ConfigError
 
 HEADS = ("fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits")
@@ -101,7 +101,7 @@ def _fixed_size(architecture: str, weights: Any) -> tuple[int, int] | None:
 def _default_taps(module: nn.Module, name: str, scales: int) -> list[str]:
     if hasattr(module, "layer4"):
         return [f"layer{index}" for index in range(5 - scales, 5)]
-    children = [key for key, _ in module.named_modules() if key.count(".") == 1]
+    children = [key for key, _ in module.named_modules() if key.count(".") == 1 and not in_heads(key, HEADS)]
     raise ConfigError(
         f"Expected `taps` for {name}, because it has no {scales} scales of its own, but got none. "
         f"Name its layers, such as {', '.join(children[-3:])}."
