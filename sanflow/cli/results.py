@@ -102,7 +102,7 @@ def evaluate(
         numbers = {f"test/{name}": value for name, value in found.metrics.items() if isinstance(value, float)}
         finite = {name: value for name, value in numbers.items() if not math.isnan(value)}
         digest = settings.training_digest(category)
-        with job_tracker(tracking, unit=unit, digest=digest, stage="evaluate") as run:
+        with job_tracker(tracking, unit=unit, digest=digest, stage="evaluate", send=False) as run:
             run.log_metrics(finite, step=settings.epochs)
             run.log_artifact(output)
             if images is not None:
