@@ -24,7 +24,12 @@ def draw_data_set(root: Path, categories=("nut", "cap"), n_train=4, n_good=5, n_
     rng = np.random.default_rng(7)
     height, width = size
     for category in categories:
-        for part, count in {"train/good": n_train, "test/good": n_good, "test/dot": n_defects, "test/line": n_defects}.items():
+        for part, count in {
+            "train/good": n_train,
+            "test/good": n_good,
+            "test/dot": n_defects,
+            "test/line": n_defects,
+        }.items():
             for number in range(count):
                 noise = gaussian_filter(rng.normal(size=(height, width)), 1.5)
                 image = Image.fromarray((150 + 120 * noise).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -181,7 +186,9 @@ def imagine_benchmark(
             for seed in seeds:
                 run = results / dataset / category / experiment / f"seed{seed}"
                 quality = options.get("quality", 4.0) - 1.2 * number
-                imagine_run(run, index_path, index, experiment, settings, **{**options, "quality": quality, "seed": seed})
+                imagine_run(
+                    run, index_path, index, experiment, settings, **{**options, "quality": quality, "seed": seed}
+                )
     return results
 
 

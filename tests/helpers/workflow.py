@@ -13,7 +13,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 # A name with all that a shell, a format string or a query could trip over.
-ODD = "o'ring; $(touch pwned) `id` & \"é\" %s 𝛼"
+ODD = 'o\'ring; $(touch pwned) `id` & "é" %s 𝛼'
 EXPERIMENTS = {
     "tiny": {
         "method": "sanflow",
@@ -91,7 +91,10 @@ def command(project: Path, folder: Path, *arguments: object, **config: object) -
         *(str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(project / "Snakefile")),
         *("--directory", str(folder), "--cores", "2", "--nocolor"),
         *map(str, arguments),
-        *("--config", *(f"{key}={yaml.safe_dump(value, default_flow_style=True).strip()}" for key, value in values.items())),
+        *(
+            "--config",
+            *(f"{key}={yaml.safe_dump(value, default_flow_style=True).strip()}" for key, value in values.items()),
+        ),
     ]
 
 

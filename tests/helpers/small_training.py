@@ -1,0 +1,101 @@
+"""A training that ends in a second: a small model on a data set of random textures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sanflow.config import Experiment
+from sanflow.data.index import Index, build_index, write_index
+from sanflow.tracking import NullTracker
+from sanflow.training.loop import Outputs, train
+
+SIZE, N_TRAIN, N_TEST = 32, 12, 3
+
+SETTINGS: dict[str, Any] = {
+    "method": "sanflow",
+    "encoder": "timm/resnet18.tv_in1k",
+    "weights": "random",
+    "padding": "zeros",
+    "input_size": SIZE,
+    "epochs": 4,
+    "passes_per_epoch": 1,
+    "warmup_epochs": 0.5,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "position_channels": 8,
+    "coupling_blocks": 1,
+}
+
+
+def small_experiment(**changes: Any) -> Experiment:
+    """A small experiment, with changes."""
+    return Experiment.model_validate(SETTINGS | changes)
+
+
+def small_index(folder: Path) -> Index:
+    """Grey noise, darker in a square where defective; the index is written to `folder`/index.csv."""
+    random = np.random.RandomState(0)
+    for kind, count in (("train/good", N_TRAIN), ("test/good", N_TEST), ("test/dark", N_TEST)):
+        place = folder / "data" / "noise" / kind
+        place.mkdir(parents=True)
+        for i in range(count):
+            pixels = random.randint(100, 156, size=(SIZE, SIZE, 3)).astype(np.uint8)
+            if kind == "test/dark":
+                pixels[8:20, 8:20] //= 4
+            Image.fromarray(pixels).save(place / f"{i:03d}.png")
+    masks = folder / "data" / "noise" / "ground_truth" / "dark"
+    masks.mkdir(parents=True)
+    for i in range(N_TEST):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[8:20, 8:20] = 255
+        Image.fromarray(mask).save(masks / f"{i:03d}_mask.png")
+    index = build_index("noisy", "noise", folder / "data", kind="folder")
+    write_index(index, folder / "index.csv")
+    return index
+
+
+class SmallTraining:
+    """Trains small experiments on one small index; each call has a folder of its own unless told.
+
+    Attributes:
+        outputs: Of the last call.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        torch.set_num_threads(1)
+        self.folder = folder
+        self.index = small_index(folder)
+        self.calls = 0
+        self.outputs = self.outputs_in(folder)
+
+    def outputs_in(self, folder: Path) -> Outputs:
+        """The usual names in a folder."""
+        return Outputs(folder / "checkpoint.pt", folder / "train.json", folder / "state", folder / "kept")
+
+    def __call__(
+        self,
+        *,
+        folder: Path | None = None,
+        seed: int = 0,
+        save_every_seconds: float = 300.0,
+        on_step: Callable[[int], None] | None = None,
+        **changes: Any,
+    ) -> Outputs:
+        self.calls += 1
+        self.outputs = self.outputs_in(folder or self.folder / f"run{self.calls}")
+        train(
+            small_experiment(**changes),
+            self.index,
+            self.outputs,
+            NullTracker(),
+            name="small",
+            seed=seed,
+            device="cpu",
+            save_every_seconds=save_every_seconds,
+            on_step=on_step,
+        )
+        return self.outputs
