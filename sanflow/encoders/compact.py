@@ -83,7 +83,8 @@ def folded(encoder: CompactEncoder) -> CompactEncoder:
     for name, module in encoder.named_modules():
         if isinstance(module, Convolution) and isinstance(module.norm, nn.BatchNorm2d):
             norm = module.norm
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             state[f"{name}.conv.weight"] = module.conv.weight * scale[:, None, None, None]
             state[f"{name}.conv.bias"] = norm.bias - norm.running_mean * scale
