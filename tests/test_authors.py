@@ -106,7 +106,10 @@ def test_likelihood(golden):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_three_training_batches(golden, dtype):
+def test_three_training_batches(golden, dtype, monkeypatch):
+    # An activation within rounding of ReLU's kink, and Adam's first steps of equal size whatever the gradient, can blow
+    # the rounding of oneDNN's float32 convolutions up to 2e-4 in the sixth loss; torch's own stay at 3e-6.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     data = {key: value.to(dtype) for key, value in group(golden, "steps/").items()}
     scales = sum(re.fullmatch(r"batch0/features\d+", key) is not None for key in data)
     batches = sum(re.fullmatch(r"batch\d+/image", key) is not None for key in data)
@@ -133,14 +136,7 @@ def test_three_training_batches(golden, dtype):
             loss.backward()
             optimizer.step()
             losses.append(loss.detach().double())
-    theirs_losses = torch.from_numpy(golden["steps/losses"])
-    if dtype == torch.float32:
-        # An activation within rounding of ReLU's kink, and Adam's first steps of equal size whatever the gradient,
-        # blow float32's rounding up to 2e-4 by the third batch: ours in float64 is what follows theirs to the end.
-        assert_close(torch.stack(losses)[:scales], theirs_losses[:scales], 0, "losses of the first batch")
-        assert_close(torch.stack(losses), theirs_losses, 0, "losses", rtol=2e-3)
-        return
-    assert_close(torch.stack(losses), theirs_losses, 0, "losses")
+    assert_close(torch.stack(losses), torch.from_numpy(golden["steps/losses"]), 0, "losses")
     final = {f"base.{key}": value for key, value in statistics_state(group(golden, "steps/final/snet/")).items()}
     for scale, theirs in enumerate(initial_flows):
         ours = flow_state(theirs | group(golden, f"steps/final/flow{scale}/"))
