@@ -129,6 +129,16 @@ def test_without_a_class_all_is_nan():
     assert all(math.isnan(interval.high) for interval in found.values())
 
 
+@pytest.mark.filterwarnings("ignore::sanflow.metrics.MetricWarning")
+def test_without_normal_images_pixels_are_still_measured(pixel_set):
+    maps, masks = pixel_set
+    found = bootstrap_pixel_metrics(maps[:9], masks[:9], resamples=50)
+    assert math.isnan(found["aupimo"].value)
+    assert math.isnan(found["aupimo"].low)
+    for name in PIXEL_NAMES[:-1]:
+        assert found[name].low < found[name].value < found[name].high
+
+
 def test_an_interval_as_it_is_kept():
     assert Interval(0.9, 0.8, 0.95, 0.95, 1000, 0.0).to_dict() == {
         "value": 0.9,

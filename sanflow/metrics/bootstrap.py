@@ -148,16 +148,20 @@ def _intervals(
         raise ValueError(f"Expected at least 1 resample, but got {resamples}.")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
-    if not is_anomalous.any() or is_anomalous.all():  # only metrics within one class could be resampled: none is
-        undefined = {name: float("nan") for name in exact if not name.endswith("_threshold")}
-        return {name: Interval(nan, nan, nan, confidence, resamples, nan) for name, nan in undefined.items()}
+    nan = float("nan")
+    intervals = {
+        name: Interval(nan, nan, nan, confidence, resamples, nan) for name in exact if not name.endswith("_threshold")
+    }
+    defined = [name for name in intervals if not np.isnan(exact[name])]
+    if not defined:
+        return intervals
     weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed))
-    whole = measure(counts, np.ones((1, is_anomalous.size)))
-    parts = [measure(counts, weights_BN[i : i + CHUNK]) for i in range(0, resamples, CHUNK)]
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a metric needs a class that there is none of
+        whole = measure(counts, np.ones((1, is_anomalous.size)))
+        parts = [measure(counts, weights_BN[i : i + CHUNK]) for i in range(0, resamples, CHUNK)]
     tail = 50.0 * (1.0 - confidence)
-    intervals = {}
-    for name, on_levels in whole.items():
-        error = float(on_levels[0]) - exact[name]
+    for name in defined:
+        error = float(whole[name][0]) - exact[name]
         values = np.concatenate([part[name] for part in parts]) - error
         low, high = np.clip(np.percentile(values, [tail, 100.0 - tail]), 0.0, 1.0)
         intervals[name] = Interval(exact[name], float(low), float(high), confidence, resamples, abs(error))
@@ -168,6 +172,8 @@ def _draw(is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.
     """How often each image is in each resample, (B, N); drawn with replacement within each class."""
     weights = np.zeros((resamples, is_anomalous.size))
     for members in (np.flatnonzero(~is_anomalous), np.flatnonzero(is_anomalous)):
+        if members.size == 0:
+            continue
         share = np.full(members.size, 1.0 / members.size)
         weights[:, members] = generator.multinomial(members.size, share, size=resamples)
     return weights
