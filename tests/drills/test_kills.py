@@ -1,0 +1,140 @@
+"""Drills: snakemake or a job killed with SIGKILL at every stage, and two snakemakes started at once."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.workflow import command, environment, snakemake, write_benchmark
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+# Stage -> what the command line of its process holds, and what stands finished before it.
+STAGES = {
+    "index": "sanflow index",
+    "train": "sanflow train",
+    "score": "sanflow score",
+    "evaluate": "sanflow evaluate",
+    "tables": "tables.py",
+    "figures": "figures.py",
+}
+RUN = "results/small/parts/nut/tiny/seed0"
+
+
+@pytest.fixture(scope="module")
+def reference(root, tmp_path_factory):
+    """metrics.json of the same benchmark, run without disturbance."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_benchmark(folder, experiments=("tiny",))
+    snakemake(root, folder, "--", f"{RUN}/metrics.json")
+    return headline(folder)
+
+
+def headline(folder: Path) -> dict[str, float]:
+    import json
+
+    metrics = json.loads((folder / RUN / "metrics.json").read_text())
+    return {name: metrics[name] for name in ("image_auroc", "pixel_auroc", "aupro", "image_ap")}
+
+
+def start(root: Path, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(root, folder),
+        env=environment(root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def processes_of(running: subprocess.Popen, words: str) -> list[psutil.Process]:
+    """Descendants whose command line holds these words."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(running.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if words in " ".join(process.cmdline()) and process.name() not in {"bash", "sh"}:
+                    found.append(process)
+    return found
+
+
+def wait_for(running: subprocess.Popen, words: str, timeout: float = 400) -> list[psutil.Process]:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if found := processes_of(running, words):
+            return found
+        assert running.poll() is None, f"snakemake ended before a process of {words!r} was seen"
+        time.sleep(0.02)
+    raise AssertionError(f"no process of {words!r} within {timeout} s")
+
+
+def finished_files(folder: Path) -> dict[str, int]:
+    """Complete outputs and when they were written."""
+    names = ("index.csv", "checkpoint.pt", "scores.npz", "metrics.json")
+    return {str(path): path.stat().st_mtime_ns for name in names for path in folder.glob(f"results/**/{name}")}
+
+
+def kill_tree(running: subprocess.Popen) -> None:
+    """SIGKILL to snakemake and to everything it started, as a power cut would do."""
+    tree = psutil.Process(running.pid).children(recursive=True)
+    os.kill(running.pid, signal.SIGKILL)
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    running.wait()
+    psutil.wait_procs(tree, timeout=30)
+
+
+def test_snakemake_and_its_jobs_killed_at_every_stage(root, tmp_path, reference):
+    write_benchmark(tmp_path, experiments=("tiny",))
+    for stage, words in STAGES.items():
+        running = start(root, tmp_path)
+        wait_for(running, words)
+        # Some of the job's work is done, and some is not.
+        time.sleep(0.5)
+        before = finished_files(tmp_path)
+        kill_tree(running)
+        locked = snakemake(root, tmp_path, check=False)
+        if locked.returncode != 0:
+            assert "--unlock" in locked.output, f"{stage}: {locked.output[-2000:]}"
+            snakemake(root, tmp_path, "--unlock")
+        else:
+            pytest.fail(f"{stage}: a SIGKILL left no lock, so this drill killed nothing")
+        after = finished_files(tmp_path)
+        assert {name: after.get(name) for name in before} == before, f"{stage}: something finished was lost"
+    snakemake(root, tmp_path)
+    assert headline(tmp_path) == reference
+    assert "Nothing to be done" in snakemake(root, tmp_path).output
+
+
+def test_a_job_killed_at_every_stage_fails_alone_and_is_done_again(root, tmp_path, reference):
+    write_benchmark(tmp_path, experiments=("tiny",))
+    for stage in ("index", "train", "score", "evaluate"):
+        running = start(root, tmp_path)
+        victims = wait_for(running, STAGES[stage])
+        time.sleep(0.5)
+        before = finished_files(tmp_path)
+        for process in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert running.wait(timeout=300) == 1, f"{stage}: a killed job must be seen"
+        after = finished_files(tmp_path)
+        assert {name: after.get(name) for name in before} == before, f"{stage}: something finished was lost"
+    snakemake(root, tmp_path)
+    assert headline(tmp_path) == reference
+
+
+def test_a_second_snakemake_is_refused_and_the_first_finishes(root, tmp_path, reference):
+    write_benchmark(tmp_path, experiments=("tiny",))
+    running = start(root, tmp_path)
+    wait_for(running, STAGES["train"])
+    second = snakemake(root, tmp_path, check=False)
+    assert second.returncode == 1
+    assert "cannot be locked" in second.output
+    assert running.wait(timeout=600) == 0
+    assert headline(tmp_path) == reference
