@@ -127,7 +127,7 @@ def texture(rng: np.random.Generator, size: int, photographs: Sequence[np.ndarra
 
 def random_phase(rng: np.random.Generator, size: int, photographs: Sequence[np.ndarray]) -> Picture:
     """Noise with the spectrum and colours of a photograph's crop: its grain without its shapes."""
-    photograph = photographs[rng.integers(len(photographs))]
+    photograph = photographs[int(rng.integers(len(photographs)))]
     side = int(min(*photograph.shape[:2], rng.integers(size // 2, 2 * size)))
     top, left = (int(rng.integers(0, extent - side + 1)) for extent in photograph.shape[:2])
     crop = Image.fromarray(photograph[top : top + side, left : left + side])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sanflow.encoders.compact import STRIDES
@@ -15,7 +15,7 @@ from sanflow.encoders.encoder import Encoder
 from sanflow.errors import ConfigError
 
 
-class AlignedTeacher(nn.Module):
+class AlignedTeacher:
     """A frozen encoder whose grids are cut so that each location looks at the centre of the student's cell.
 
     A network without padding (SqueezeNet) gives 30 x 30 features of a 128 x 128 image where the student gives
@@ -30,10 +30,9 @@ class AlignedTeacher(nn.Module):
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
         self.encoder = encoder.to(memory_format=torch.channels_last)
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1))
+        self.mean = torch.tensor(encoder.mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(encoder.std).view(1, 3, 1, 1)
         if tuple(encoder.strides) != STRIDES:
             raise ConfigError(
                 f"Expected a teacher with features at strides {STRIDES}, as the student's, "
@@ -49,7 +48,7 @@ class AlignedTeacher(nn.Module):
         return self(torch.zeros(1, 3, 64, 64))
 
     @torch.no_grad()
-    def forward(self, images_BCHW: Tensor) -> list[Tensor]:
+    def __call__(self, images_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, C, size / stride, size / stride) for the student's strides; images in [0, 1]."""
         margins = (self.margin, self.after) * 2
         x_BCHW = F.pad((images_BCHW - self.mean) / self.std, margins, mode="reflect")
