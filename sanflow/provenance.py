@@ -17,39 +17,35 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 
+_MODEL = ("distributions.py", "encoders", "flow.py", "losses.py", "model.py", "statistics.py")
+_READING = ("data/decode.py", "data/images.py")
 # What decides the result of each stage, as files or folders of the package. A stage's own inputs carry the rest.
 STAGES: dict[str, tuple[str, ...]] = {
-    "download": ("data/download.py", "data/archives.py", "data/photo_textures.py"),
+    "download": ("data/archives.py", "data/download.py", "data/fetch.py", "data/campus.py", "data/photo_textures.py"),
     "index": ("data/decode.py", "data/index.py", "data/layouts.py", "data/registry.py"),
-    "train": (
-        "anomalies.py",
-        "data/decode.py",
-        "data/images.py",
-        "distributions.py",
-        "encoders",
-        "flow.py",
-        "losses.py",
-        "model.py",
-        "schedule.py",
-        "statistics.py",
-        "training",
-    ),
-    "import_official": ("official.py",),
-    "score": (
-        "data/decode.py",
-        "data/images.py",
-        "encoders",
-        "distributions.py",
-        "flow.py",
-        "model.py",
-        "scoring.py",
-        "statistics.py",
-    ),
-    "score_external": ("external.py", "scores.py"),
-    "evaluate": ("evaluation.py", "fusion.py", "maps.py", "metrics"),
-    "tables": ("tables", "published.py", "runs.py"),
-    "figures": ("figures", "fusion.py", "maps.py", "published.py", "runs.py"),
+    "train": (*_MODEL, *_READING, "anomalies.py", "device.py", "schedule.py", "training"),
+    "import_official": (*_MODEL, "official.py"),
+    "score": (*_MODEL, *_READING, "device.py", "fusion.py", "scoring.py"),
+    "score_external": ("external.py", "fusion.py", "maps.py"),
+    "evaluate": (*_READING, "evaluation.py", "fusion.py", "maps.py", "metrics"),
+    "tables": ("metrics/comparison.py", "published.py", "runs.py", "tables"),
+    "figures": (*_READING, "figures", "fusion.py", "maps.py", "published.py", "runs.py"),
 }
+# Modules that a stage uses without their deciding its result: settings and data enter by digests of their own, and the
+# formats of files are checked when they are read.
+INFRASTRUCTURE = (
+    "checkpoints.py",
+    "config.py",
+    "data/cache.py",
+    "data/index.py",
+    "data/layouts.py",
+    "data/registry.py",
+    "errors.py",
+    "files.py",
+    "provenance.py",
+    "scores.py",
+    "tracking",
+)
 PACKAGES = (
     "FrEIA",
     "matplotlib",

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+# Two test processes share two cores; more threads than that would only wait for each other. Set before torch loads.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
