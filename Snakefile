@@ -48,7 +48,7 @@ rule all:
         bars=rules.bars.output,
         figures=[
             f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
-            for dataset, category in CELLS
+            for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)
             for kind in FIGURES
             for ending in ("png", "pdf")
         ],

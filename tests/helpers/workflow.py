@@ -1,10 +1,13 @@
 """A benchmark so small that the whole workflow runs in a test: its images, its file, and calls of snakemake."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,15 @@ EXPERIMENTS = {
     },
     "maps": {"method": "external", "maps": "maps/{dataset}/{category}", "input_size": 64},
 }
-EXPERIMENTS["kept"] = EXPERIMENTS["tiny"] | {"method": "cflow-matched", "keep_every": 1}
+EXPERIMENTS["kept"] = EXPERIMENTS["tiny"] | {"method": "cflow-matched", "keep_every": 2}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a call of snakemake ended, and all it printed."""
+
+    returncode: int
+    output: str
 
 
 def draw_category(root: Path, maps: Path | None, n_train: int = 6, n_test: int = 3) -> None:
@@ -103,20 +114,24 @@ def environment(project: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
 
 
-def snakemake(project: Path, folder: Path, *arguments: object, timeout: float = 280, check=True, **config: object):
-    """Run snakemake; on failure show what it said."""
-    answer = subprocess.run(
+def snakemake(project: Path, folder: Path, *arguments: object, timeout: float = 1100, check=True, **config: object):
+    """Run snakemake; on failure show what it said. After `timeout` seconds it and its jobs are killed."""
+    process = subprocess.Popen(
         command(project, folder, *arguments, **config),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=environment(project),
-        timeout=timeout,
-        check=False,
+        start_new_session=True,
     )
-    answer.output = answer.stdout + answer.stderr
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     if check:
-        assert answer.returncode == 0, answer.output[-6000:]
-    return answer
+        assert process.returncode == 0, output[-6000:]
+    return Answer(process.returncode, output)
 
 
 def planned(project: Path, folder: Path, *arguments: object, **config: object) -> dict[str, int]:

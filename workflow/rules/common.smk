@@ -1,7 +1,7 @@
 # What the rules share: the configuration, checked, and small functions for their inputs and params. No rules.
 #
-# What a job computes stands in its command and its params. Where and how it runs (device, caches, the benchmark
-# file's path) is handed on in the environment, so that a change of it reruns nothing.
+# What a job computes stands in its command and its params. Where and how it runs (device, caches, paths) is handed on
+# in the environment, so that a change of it reruns nothing.
 import os
 import re
 import sys
@@ -45,7 +45,6 @@ os.environ.update(
 
 JOBS = list(BENCHMARK.jobs(CATEGORIES))
 FOLDERS = {job: f"{RESULTS}/{job.dataset}/{job.category}/{job.experiment}/seed{job.seed}" for job in JOBS}
-CELLS = dict.fromkeys((job.dataset, job.category) for job in JOBS)
 
 
 def any_of(names):
@@ -86,7 +85,7 @@ def files_of_jobs(name, ours_only=False):
     return lambda wildcards: [
         f"{folder}/{name}"
         for job, folder in FOLDERS.items()
-        if (wildcards.get("category") in (None, job.category) and wildcards.get("dataset") in (None, job.dataset))
+        if all(wildcards.get(key) in (None, getattr(job, key)) for key in ("dataset", "category"))
         and not (ours_only and BENCHMARK.experiments[job.experiment].method == "external")
     ]
 
