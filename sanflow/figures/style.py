@@ -99,6 +99,9 @@ def save(figure: Figure, outputs: Iterable[str | os.PathLike[str]]) -> list[Path
         StorageError: If the disk is full or the folder cannot be written.
     """
     files = [Path(output) for output in outputs]
+    # The layout is worked out once, not once per format.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for file in files:
         # No date inside: the same figure gives the same bytes.
         metadata = {"CreationDate": None} if file.suffix == ".pdf" else {"Software": "sanflow"}
