@@ -42,7 +42,9 @@ def test_a_stage_lists_all_it_imports_but_infrastructure(stage):
         found
         for file in files
         for found in imported_files(file)
-        if not any(found == entry or found.startswith(f"{entry}/") for entry in known) and not found.endswith("__init__.py")  # an empty one, or one that imports what is listed
+        # A package's __init__ is empty, or imports what is listed.
+        if not found.endswith("__init__.py")
+        and not any(found == entry or found.startswith(f"{entry}/") for entry in known)
     }
     assert not missing, missing
 

@@ -44,9 +44,7 @@ def test_scores_survive_the_file(tmp_path):
 
 
 def test_extras_survive_the_file(tmp_path):
-    Extras(["a", "b"], np.ones((2, 3, 3)), np.eye(4), np.array([1, 0, 0, 1]), "scale1").save(
-        tmp_path / "extras.npz"
-    )
+    Extras(["a", "b"], np.ones((2, 3, 3)), np.eye(4), np.array([1, 0, 0, 1]), "scale1").save(tmp_path / "extras.npz")
     after = Extras.load(tmp_path / "extras.npz")
     assert (after.paths, after.latent_scale) == (["a", "b"], "scale1")
     assert after.variance.dtype == after.latents.dtype == np.float16
