@@ -193,6 +193,7 @@ def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
         "training_seconds": seconds,
         "training_images_per_second": train.get("images_per_second"),
         "peak_memory_bytes": train.get("peak_memory_bytes"),
+        "energy_joules": train.get("energy_joules"),
         "parameters": train.get("parameters"),
         "device": train.get("device"),
     }

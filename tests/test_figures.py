@@ -17,6 +17,7 @@ from sanflow.cli import results as results_commands
 from sanflow.data.index import read_index
 from sanflow.errors import ConfigError, IntegrityError
 from sanflow.figures import KINDS, PER_CATEGORY, draw_bars, draw_category, gather, plan_figures
+from sanflow.figures.contact_sheet import Maps, contact_sheet
 from sanflow.figures.latents import embed, latents_of_category
 from sanflow.figures.samples import choose_samples
 from sanflow.figures.style import EXPERIMENT_COLOURS, looks, message_figure, save, styled
@@ -277,6 +278,26 @@ def test_text_in_pdf_stays_text(tmp_path):
     content = (tmp_path / "x.pdf").read_bytes()
     assert b"/CIDFontType2" in content  # an embedded TrueType font, not outlines
     assert b"/Type3" not in content
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path):
+    for name in ("$a$", "b$"):
+        write_metrics(tmp_path, f"d/{name}/$x_1$/seed0", {"label": r"5$ \\frac $"})
+    with styled():
+        figure = gather.bars(read_runs(tmp_path), "aupro")
+    save(figure, [tmp_path / "x.png"])  # a broken formula would stop it
+    assert r"\$a\$" in texts(figure)
+
+
+def test_a_map_of_two_values_has_an_outline_too():
+    image, mask = np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 16, 16), bool)
+    mask[0, 4:9, 4:9] = True
+    maps = Maps("maps", 255.0 * mask, 0.0, 255.0, 255.0, np.array([255.0]))
+    with styled():
+        figure = contact_sheet(image, mask, ["hole"], [maps])
+    outline = figure.axes[3]
+    assert len(outline.collections) == 2  # truth and prediction
+    assert all(len(contour.get_paths()[0].vertices) > 8 for contour in outline.collections)
 
 
 def test_the_helper_evaluates_for_real(runs):

@@ -42,7 +42,7 @@ def metric_bars(title: str, groups: Sequence[Group], notes: Sequence[str] = ()) 
     labels = list(dict.fromkeys(label for group in groups for label in group.measured))
     styles = looks(labels)
     for axes, group in zip(figure.subplots(len(groups), 1, squeeze=False).flat, groups, strict=True):
-        width = 0.8 / len(group.measured)
+        width = min(0.8 / len(group.measured), 0.3)
         places = np.arange(len(group.categories), dtype=float)
         for number, (label, values) in enumerate(group.measured.items()):
             mean, std = 100 * np.array(values, float).T
@@ -76,6 +76,7 @@ def _finish(axes: Axes, title: str, group: Group) -> None:
     floor = max(0.0, 10 * math.floor((lowest - 5) / 10))
     rotated = len(group.categories) > 8
     axes.set_ylim(floor, 100.5)
+    axes.set_xlim(-0.6, len(group.categories) - 0.4)
     axes.set_ylabel(f"{title} [%]")
     axes.set_title(f"{group.dataset} (axis starts at {floor:.0f} %)" if floor else group.dataset)
     names = [name.replace("_", " ") for name in group.categories]

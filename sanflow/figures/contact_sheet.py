@@ -82,5 +82,8 @@ def _name(axes: Axes, text: str) -> None:
 
 def _outline(axes: Axes, values: np.ndarray, level: float, colour: str, style: object) -> None:
     """A contour, where there is one: matplotlib warns of levels outside the data."""
-    if np.min(values) < level <= np.max(values):
-        axes.contour(values.astype(float), levels=[level], colors=[colour], linestyles=[style], linewidths=1.0)
+    highest = np.max(values)
+    if np.min(values) < level <= highest:
+        flat = level > 0.999 * highest  # a map of two values has no contour at the upper one
+        drawn, at = (values >= level, 0.5) if flat else (values, level)
+        axes.contour(drawn.astype(float), levels=[at], colors=[colour], linestyles=[style], linewidths=1.0)

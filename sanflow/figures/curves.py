@@ -49,7 +49,12 @@ def curves_of_category(
             axes.set_xlim(-0.006, AUPRO_LIMIT)
         if name.endswith("roc"):
             axes.plot([0, 1], [0, 1], color="#8c959f", linewidth=0.7)
-        _areas(axes, lines, list(styles.values()), low=not name.endswith("pr"))
+        if name.endswith("pr"):
+            # A good curve leaves the lower left corner free, a poor one the upper right.
+            poor = max(float(text) for text in lines) < 50
+            _areas(axes, lines, list(styles.values()), right=poor, low=not poor)
+        else:
+            _areas(axes, lines, list(styles.values()), right=True, low=True)
     add_notes(figure, ["Numbers: area under the curve in percent (AUPRO: up to a false-positive rate of 0.3).", *notes])
     return figure
 
@@ -61,17 +66,16 @@ def _legend(axes: Axes, styles: Mapping[str, Mapping[str, Any]]) -> None:
     axes.legend(loc="center", title="Experiments", handlelength=3)
 
 
-def _areas(axes: Axes, texts: Sequence[str], styles: Sequence[Mapping[str, Any]], *, low: bool) -> None:
+def _areas(axes: Axes, texts: Sequence[str], styles: Sequence[Mapping[str, Any]], *, right: bool, low: bool) -> None:
     """The areas in the colours of their lines, in the corner that curves leave free."""
     for number, (text, style) in enumerate(zip(texts, styles, strict=True)):
-        place = (
-            (0.97, 0.06 + 0.09 * (len(texts) - 1 - number)) if low else (0.05, 0.06 + 0.09 * (len(texts) - 1 - number))
-        )
+        height = 0.06 + 0.09 * (len(texts) - 1 - number) if low else 0.9 - 0.09 * number
         axes.text(
-            *place,
+            0.97 if right else 0.05,
+            height,
             text,
             transform=axes.transAxes,
-            ha="right" if low else "left",
+            ha="right" if right else "left",
             color=style["color"],
             fontsize=7.5,
             fontweight="bold",

@@ -17,6 +17,7 @@ from sanflow.figures.curves import curves_of_category
 from sanflow.figures.histograms import Distribution, score_histograms
 from sanflow.figures.latents import latents_of_category
 from sanflow.figures.samples import choose_samples
+from sanflow.figures.style import plain
 from sanflow.figures.training import training_curves
 from sanflow.figures.variance import variance_maps
 from sanflow.files import read_json
@@ -35,7 +36,7 @@ def first_seeds(runs: Sequence[Run]) -> dict[str, Run]:
     for run in last:
         by_experiment.setdefault(run.experiment, run)
     labels = labels_of(runs)
-    return {labels[name]: by_experiment[name] for name in in_order(run.experiment for run in runs)}
+    return {plain(labels[name]): by_experiment[name] for name in in_order(run.experiment for run in runs)}
 
 
 def contact(runs: Sequence[Run], index: Index) -> Figure:
@@ -108,7 +109,7 @@ def latents(runs: Sequence[Run], index: Index) -> Figure:
 
 def training(runs: Sequence[Run], index: Index) -> Figure:
     """Training curves of a category."""
-    labels = labels_of(runs)
+    labels = {name: plain(label) for name, label in labels_of(runs).items()}
     histories: dict[str, list] = {label: [] for label in labels.values()}
     for run in runs:
         file = run.folder / "train.json"
@@ -120,7 +121,7 @@ def training(runs: Sequence[Run], index: Index) -> Figure:
 def bars(runs: Sequence[Run], metric: str) -> Figure:
     """Bars of one metric over all data sets and categories."""
     last = [run for run in runs if run.epoch is None]
-    labels = labels_of(last)
+    labels = {name: plain(label) for name, label in labels_of(last).items()}
     groups = []
     for dataset in in_order(run.dataset for run in last):
         here = [run for run in last if run.dataset == dataset]
@@ -147,8 +148,8 @@ def bars(runs: Sequence[Run], metric: str) -> Figure:
             published[column.method] = (
                 [*values, column.mean(categories, whole=whole)] if len(categories) > 1 else values
             )
-        names = [*categories, "mean"] if len(categories) > 1 else categories
-        groups.append(Group(dataset, names, measured, published))
+        names = [*map(plain, categories), *(["mean"] if len(categories) > 1 else [])]
+        groups.append(Group(plain(dataset), names, measured, published))
     return metric_bars(METRIC_TITLES[metric], groups, notes_of(last))
 
 
@@ -167,7 +168,7 @@ def _samples(shown: dict[str, Run], index: Index) -> tuple[list[int], np.ndarray
     part = Index(index.dataset, index.category, index.root, table.reset_index(drop=True), index.mask_above)
     images = load_images(part, "test", scores.input_size)
     masks = np.asarray(load_masks(part, scores.input_size))
-    return chosen, np.asarray(images), masks, [scores.defect_types[i] for i in chosen]
+    return chosen, np.asarray(images), masks, [plain(scores.defect_types[i]) for i in chosen]
 
 
 def _only(scores: Scores, chosen: Sequence[int]) -> Scores:

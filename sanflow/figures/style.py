@@ -69,6 +69,16 @@ def looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def plain(text: str) -> str:
+    r"""Text that matplotlib prints as it stands, where it would take two dollars for a formula.
+
+    Example:
+        >>> print(plain("5$ to 9$"))
+        5\$ to 9\$
+    """
+    return text.replace("$", r"\$")
+
+
 def message_figure(text: str) -> Figure:
     """A figure that only says why there is nothing to see."""
     figure = new_figure(PAGE_WIDTH / 1.5, 0.8)

@@ -34,7 +34,9 @@ def training_curves(histories: Mapping[str, Sequence[History]], notes: Sequence[
             rate.plot(epochs, [one["learning_rate"] for one in history], **style)
     loss.set(title="Loss", xlabel="epoch", ylabel="mean training loss")
     rate.set(title="Learning rate", xlabel="epoch", ylabel="at the end of the epoch", yscale="log")
+    last = max(one["epoch"] for seeds in trained.values() for history in seeds for one in history)
     for axes in (loss, rate):
+        axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.legend(handlelength=3)
     add_notes(figure, notes)
