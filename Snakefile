@@ -61,7 +61,8 @@ onstart:
 
 
 onsuccess:
-    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS:q}")
+    models = ["--models"] if SETTINGS.tracking.log_models else []
+    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS:q} {models:q}")
 
 
 onerror:

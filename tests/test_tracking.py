@@ -313,6 +313,7 @@ def test_without_a_uri_nothing_happens(tmp_path, monkeypatch):
     with job_tracker(tmp_path / "t", unit=UNIT, digest="d", stage="train", send=False) as tracker:
         assert isinstance(tracker, MlflowTracker)
     nothing = NullTracker()
+    nothing.log_model(tmp_path / "x", tmp_path / "y", "d", (64, 64))
     tell(nothing, tmp_path / "x")
     nothing.finish()
     assert not (tmp_path / "x").exists()

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import track as progress
 
-from sanflow.config import CHECKOUT, benchmark_path, load_benchmark, load_settings
-from sanflow.files import read_json, write_json
+from sanflow.config import CHECKOUT, Benchmark, benchmark_path, load_benchmark, load_settings
+from sanflow.files import read_json, sha256_of_file, write_json
 from sanflow.provenance import digest_of, environment
 from sanflow.tracking import Status, job_tracker, masked
 from sanflow.tracking.mirror import initialise
@@ -90,7 +90,9 @@ def publish(
     benchmark: BenchmarkArgument,
     results: ResultsOption = None,
     uri: UriOption = None,
+    *,
     failed: Annotated[bool, typer.Option("--failed", help="The benchmark ended with failed jobs.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Also log each checkpoint as an MLflow model.")] = False,
 ) -> None:
     """Send what waits, then tables, figures and the means of all metrics to the parent run, and end it."""
     path = benchmark_path(benchmark)
@@ -107,6 +109,8 @@ def publish(
             if file.is_file():
                 tracker.log_artifact(file, str(file.parent.relative_to(results)))
     tracker.log_metrics(_means(results), step=0)
+    if models:
+        _log_models(chosen, results)
     status: Status = "FAILED" if failed else "FINISHED"
     tracker.finish(status)
     if arrived:
@@ -139,6 +143,19 @@ def _sync(uri: str, folder: Path) -> bool:
         left = f"; {waiting} belong to running jobs and were left alone" if waiting else ""
         console.print(f"Sent {sent} outboxes to {masked(uri)}{left}.", highlight=False)
     return True
+
+
+def _log_models(chosen: Benchmark, results: Path) -> None:
+    """Put every finished job's checkpoint into its outbox."""
+    for scores in sorted(results.glob("*/*/*/seed*/scores.npz")):
+        dataset, category, experiment, seed = scores.relative_to(results).parts[:4]
+        checkpoint = scores.with_name("checkpoint.pt")
+        if experiment not in chosen.experiments or not checkpoint.exists():
+            continue
+        settings = chosen.experiments[experiment]
+        unit, digest = f"{dataset}/{category}/{experiment}/{seed}", settings.training_digest(category)
+        with job_tracker(results / "tracking", unit=unit, digest=digest, stage="model", send=False) as tracker:
+            tracker.log_model(checkpoint, scores, sha256_of_file(checkpoint), settings.input_size_for(category))
 
 
 def _means(results: Path) -> dict[str, float]:

@@ -11,17 +11,21 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
+from sanflow.files import resource
 from sanflow.tracking.outbox import Event
 from sanflow.tracking.uris import masked, unreachable
 
 logger = logging.getLogger(__name__)
 
 KEY_TAG = "sanflow.unit_key"
+MODEL_TAG = "sanflow.model"
 STATUS_TIME_TAG = "sanflow.status_time"
 # Short: a job waits for the server at most this long before it goes on without. A user's own values win.
 ENVIRONMENT = {
@@ -75,6 +79,7 @@ def initialise(uri: str, folder: Path) -> str | None:
     if reason := unreachable(uri):
         return f"the server at {masked(uri)} cannot be reached: {reason}"
     try:
+        _import_mlflow()
         with _alone(uri, folder):
             _client(uri).search_experiments(max_results=1)
     except Exception as error:
@@ -86,8 +91,10 @@ class _Run:
     """One run at the server, found or made."""
 
     def __init__(self, uri: str, folder: Path, identity: dict[str, Any], start_time: int) -> None:
+        self._uri = uri
         self._folder = folder
         key = (uri, identity["key"])
+        _import_mlflow()
         if key not in _run_ids:
             with _alone(uri, folder):
                 client = _client(uri)
@@ -111,7 +118,7 @@ class _Run:
     def send(self, events: list[Event]) -> None:
         of = {
             kind: [event for event in events if event["kind"] == kind]
-            for kind in ("params", "metrics", "tags", "dataset", "artifact", "status")
+            for kind in ("params", "metrics", "tags", "dataset", "artifact", "model", "status")
         }
         self._log_params({key: value for event in of["params"] for key, value in event["values"].items()})
         self._log_metrics(of["metrics"])
@@ -120,6 +127,8 @@ class _Run:
             self._log_dataset(event)
         for event in of["artifact"]:
             self._log_artifact(event)
+        for event in of["model"]:
+            self._log_model(event)
         if of["status"]:
             self._set_status(of["status"][-1])
 
@@ -175,6 +184,37 @@ class _Run:
             logger.warning("Tracking: %s is gone and cannot be mirrored.", path)
             return
         self._client.log_artifact(self._id, str(path), event["folder"] or None)
+
+    def _log_model(self, event: Event) -> None:
+        """Log a checkpoint as a model with its signature, unless this run has it already."""
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        if self._client.get_run(self._id).data.tags.get(MODEL_TAG) == event["digest"]:
+            return
+        results = self._folder.absolute().parent
+        height, width = event["input_size"]
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3), "images")]),
+            Schema(
+                [
+                    TensorSpec(np.dtype("float32"), (-1,), "score"),
+                    TensorSpec(np.dtype("float32"), (-1, height, width), "map"),
+                ]
+            ),
+        )
+        mlflow.set_tracking_uri(self._uri)
+        with mlflow.start_run(run_id=self._id):
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(resource("mlflow_model.py")),
+                artifacts={name: str(results / event[name]) for name in ("checkpoint", "scores")},
+                signature=signature,
+                # Named here because MLflow would import the model to find out.
+                pip_requirements=[f"sanflow=={version('sanflow')}"],
+            )
+        self._client.set_tag(self._id, MODEL_TAG, event["digest"])
 
     def _set_status(self, event: Event) -> None:
         # An outbox sent late must not overrule what a later attempt has told already.
@@ -237,6 +277,12 @@ def _sqlite_path(uri: str) -> Path | None:
 
 @lru_cache(maxsize=4)
 def _client(uri: str) -> Any:
+    """A client; making one on an empty SQLite file makes its tables, which is why it is made under the lock."""
+    return _import_mlflow()(tracking_uri=uri)
+
+
+def _import_mlflow() -> Any:
+    """MLflow's client class. The import takes seconds, so it happens before the lock is taken."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # A run id inherited from the caller's environment would redirect every event into that run.
@@ -245,7 +291,7 @@ def _client(uri: str) -> Any:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient
 
 
 def _name(key: str) -> str:

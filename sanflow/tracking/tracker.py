@@ -40,6 +40,9 @@ class Tracker(Protocol):
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Mirror a finished file (its bytes are read when sent), optionally into a folder."""
 
+    def log_model(self, checkpoint: Path, scores: Path, digest: str, input_size: tuple[int, int]) -> None:
+        """Log a checkpoint, calibrated by its scores file, as an MLflow model with signature; once per digest."""
+
     def finish(self, status: Status = "FINISHED") -> None:
         """End the run and send what is left. A second call does nothing."""
 
@@ -69,6 +72,9 @@ class NullTracker:
         """Do nothing."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Do nothing."""
+
+    def log_model(self, checkpoint: Path, scores: Path, digest: str, input_size: tuple[int, int]) -> None:
         """Do nothing."""
 
     def finish(self, status: Status = "FINISHED") -> None:
@@ -129,6 +135,11 @@ class MlflowTracker:
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """See `Tracker`."""
         self._record({"kind": "artifact", "path": portable(Path(path), self._folder), "folder": folder})
+
+    def log_model(self, checkpoint: Path, scores: Path, digest: str, input_size: tuple[int, int]) -> None:
+        """See `Tracker`."""
+        files = {"checkpoint": portable(checkpoint, self._folder), "scores": portable(scores, self._folder)}
+        self._record({"kind": "model", **files, "digest": digest, "input_size": list(input_size)})
 
     def finish(self, status: Status = "FINISHED") -> None:
         """See `Tracker`."""
