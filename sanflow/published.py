@@ -75,17 +75,20 @@ class PublishedColumn:
     average: float | None
 
     def mean(self, categories: Iterable[str], *, whole: bool) -> float | None:
-        """Mean over the categories of a table: their own mean if all were printed.
+        """Mean over the categories of a table: as printed where it covers the data set, else of the printed cells.
 
         Arguments:
             categories: Those of the table.
-            whole: Whether these are all of the data set; then the printed average stands in for missing cells.
+            whole: Whether these are all of the data set, so that the printed average is theirs. It can differ from
+                the mean of the printed cells, and is what was published.
         """
+        if whole and self.average is not None:
+            return self.average
         cells = [self.values.get(category) for category in categories]
         known = [value for value in cells if value is not None]
         if cells and len(known) == len(cells):
             return sum(known) / len(known)
-        return self.average if whole else None
+        return None
 
     def footnote(self) -> str:
         """One line that names the variant, its encoder, the kind of source and the source."""

@@ -106,6 +106,9 @@ def test_mean_over_the_categories_of_a_table():
     assert cflow.mean(["bottle", "cable"], whole=False) == pytest.approx(two)
     assert cflow.mean(list(cflow.values), whole=True) == pytest.approx(0.9826, abs=1e-4)
     assert cflow.mean(["bottle", "unheard_of"], whole=False) is None
+    padim = column("mvtec_ad", "aupro", "PaDiM")  # its printed average is not the mean of its printed cells
+    assert padim.mean(list(padim.values), whole=True) == pytest.approx(0.921)
+    assert padim.mean(list(padim.values), whole=False) == pytest.approx(0.9151, abs=1e-4)
     simplenet = column("mvtec_ad", "image_auroc", "SimpleNet")
     assert simplenet.mean(["bottle"], whole=False) is None
     assert simplenet.mean(["bottle"], whole=True) == pytest.approx(0.996)

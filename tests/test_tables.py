@@ -396,15 +396,14 @@ def test_the_list_is_part_of_the_package_and_torch_free(listed, root):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_tables_are_made_anew_without_torch(listed, root, results, tmp_path):
     """A new environment from the list of envs/report.yaml makes the same tables, byte for byte."""
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     install = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, *listed], check=True, timeout=1200)
-    subprocess.run([*install, "--no-deps", "--no-build-isolation", root], check=False, timeout=600)
-    if not (tmp_path / "venv/bin/sanflow").exists():
-        subprocess.run([*install, "--no-deps", root], check=True, timeout=600)
+    subprocess.run([*install, "--no-deps", root], check=True, timeout=600)
     answer = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
     assert b"No module named 'torch'" in answer.stderr
     subprocess.run([tmp_path / "venv/bin/sanflow", "tables", results], check=True, cwd=tmp_path, timeout=300)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from sanflow.figures.style import PAGE_WIDTH, add_notes, looks, message_figure, new_figure
 
@@ -37,7 +37,7 @@ def training_curves(histories: Mapping[str, Sequence[History]], notes: Sequence[
     last = max(one["epoch"] for seeds in trained.values() for history in seeds for one in history)
     for axes in (loss, rate):
         axes.set_xlim(0.5, last + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(FixedLocator(range(1, last + 1)) if last < 10 else MaxNLocator(integer=True))
     loss.legend(handlelength=3)
     add_notes(figure, notes)
     return figure

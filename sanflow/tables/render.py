@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from sanflow.files import atomic_path
-from sanflow.tables.cells import PUBLISHED_MARK, Cell, Section, Table
+from sanflow.tables.cells import MISSING, PUBLISHED_MARK, Cell, Section, Table
 
 FORMATS = ("csv", "md", "tex", "html")
 
@@ -128,7 +128,7 @@ def escape_latex(text: str) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = cell.text.replace("|", "\\|")
-    return f"**{text}**" if cell.best else f"*{text}*" if cell.published else text
+    return f"**{text}**" if cell.best else f"*{text}*" if cell.published and text != MISSING else text
 
 
 def _latex_cell(cell: Cell) -> str:
