@@ -38,7 +38,8 @@ def metric_bars(title: str, groups: Sequence[Group], notes: Sequence[str] = ()) 
         groups: One per data set.
         notes: Small print.
     """
-    figure = new_figure(PAGE_WIDTH, 2.9 * len(groups) + 0.2)
+    most = max(len(group.categories) for group in groups)
+    figure = new_figure(max(PAGE_WIDTH, 0.62 * most), 3.2 * len(groups) + 0.2)
     labels = list(dict.fromkeys(label for group in groups for label in group.measured))
     styles = looks(labels)
     for axes, group in zip(figure.subplots(len(groups), 1, squeeze=False).flat, groups, strict=True):
@@ -51,7 +52,7 @@ def metric_bars(title: str, groups: Sequence[Group], notes: Sequence[str] = ()) 
                 mean,
                 width * 0.94,
                 yerr=np.where(np.isnan(std), 0, std) if np.isfinite(std).any() else None,
-                error_kw={"linewidth": 0.8},
+                error_kw={"linewidth": 0.7, "ecolor": "#57606a"},
                 facecolor=styles[label]["color"],
                 hatch=styles[label]["hatch"],
                 edgecolor="white",
@@ -61,8 +62,17 @@ def metric_bars(title: str, groups: Sequence[Group], notes: Sequence[str] = ()) 
         for number, (method, theirs) in enumerate(group.published.items()):
             heights = [math.nan if value is None else 100 * value for value in theirs]
             marker = MARKERS[number % len(MARKERS)]
+            # Side by side, each at its own place in the group, so that none hides another.
+            spread = (number + 0.5) / len(group.published) - 0.5
             axes.plot(
-                places, heights, marker, mfc="white", mec="#24292f", mew=0.7, ms=3.8, label=f"{method} (published)"
+                places + 0.84 * spread,
+                heights,
+                marker,
+                mfc="white",
+                mec="#24292f",
+                mew=0.7,
+                ms=3.8,
+                label=f"{method} (published)",
             )
         _finish(axes, title, group)
     add_notes(figure, [*([PUBLISHED_NOTE] if any(group.published for group in groups) else []), *notes])
@@ -84,4 +94,12 @@ def _finish(axes: Axes, title: str, group: Group) -> None:
     axes.tick_params(axis="x", length=0)
     if "mean" in group.categories:
         axes.axvline(len(names) - 1.5, color="#8c959f", linewidth=0.7)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
+    handles, labels = axes.get_legend_handles_labels()
+    n_markers = len(group.published)  # matplotlib lists lines before bars; measured ones come first here
+    axes.legend(
+        handles[n_markers:] + handles[:n_markers],
+        labels[n_markers:] + labels[:n_markers],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        handlelength=1.6,
+    )
