@@ -68,7 +68,7 @@ rule figures:
                 category="Figures",
                 subcategory=kind.replace("_", " "),
                 labels={"data set": "{dataset}", "category": "{category}"},
-                caption="../report/figure.rst",
+                caption=f"../report/{kind}.rst",
             )
             for kind in FIGURES
         ],
