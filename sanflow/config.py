@@ -177,7 +177,7 @@ class Experiment(StrictModel):
     abnormal_mean: float = 1.0
     """Mean of the base for abnormal locations, in every channel."""
     evaluate_at: Literal["input", "native"] = "input"
-    """Resolution of the headline metrics; the other is reported beside it under its own name."""
+    """`native`: also measure at each image's own resolution, as `native_*`; the headline stays at the input's."""
 
     @model_validator(mode="before")
     @classmethod

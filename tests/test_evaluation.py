@@ -301,3 +301,17 @@ def test_command_without_maps(run, command, benchmark):
     answer = command("score-external", run / "index.csv", *arguments)
     assert isinstance(answer.exception, ConfigError)
     assert "Expected `maps` in the experiment 'ours' or `--maps`" in str(answer.exception)
+
+
+def test_the_page_about_outputs_names_what_is_written(root, evaluation, scores):
+    page = (root / "docs/outputs.md").read_text("utf-8")
+    for column in evaluation.images.columns:
+        assert f"| `{column}` |" in page, column
+    prefixes = ("testset_", "native_")
+    for key in evaluation.metrics:
+        assert key.startswith(prefixes) or f"`{key}`" in page, key
+    for entry in evaluation.curves:
+        curve = entry.removesuffix("_x").removesuffix("_y")
+        assert f"`{entry}`" in page or f"`{curve}_x`" in page or f"<level>{curve[5:]}_x" in page, entry
+    for key in training_cost(imagine_history()):
+        assert f"`{key}`" in page, key

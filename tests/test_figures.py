@@ -303,3 +303,10 @@ def test_a_map_of_two_values_has_an_outline_too():
 def test_the_helper_evaluates_for_real(runs):
     metrics = json.loads((runs[0].folder / "metrics.json").read_text())
     assert 0.5 < metrics["pixel_auroc"] <= 1
+
+
+def test_the_page_about_outputs_and_the_report_name_every_kind(root):
+    page = (root / "docs/outputs.md").read_text("utf-8")
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page, kind
+        assert (root / "workflow/report" / f"{kind}.rst").read_text("utf-8").strip(), kind

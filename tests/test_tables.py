@@ -411,3 +411,12 @@ def test_tables_are_made_anew_without_torch(listed, root, results, tmp_path):
     write_tables(read_runs(results), here)
     for file in sorted(here.iterdir()):
         assert (results / "tables" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_page_about_outputs_names_every_table_and_column(root, results):
+    page = (root / "docs/outputs.md").read_text("utf-8")
+    for name in NAMES:
+        assert f"`{name}`" in page, name
+    for name in ("aupro", "published_image_auroc"):
+        for column in build_table(name, read_runs(results)).data.columns:
+            assert f"`{column}`" in page, column
