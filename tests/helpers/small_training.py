@@ -17,9 +17,8 @@ SIZE, N_TRAIN, N_TEST = 32, 12, 3
 
 SETTINGS: dict[str, Any] = {
     "method": "sanflow",
-    "encoder": "timm/resnet18.tv_in1k",
+    "encoder": "sanflow/compact",
     "weights": "random",
-    "padding": "zeros",
     "input_size": SIZE,
     "epochs": 4,
     "passes_per_epoch": 1,
@@ -72,7 +71,8 @@ class SmallTraining:
         self.calls = 0
         self.outputs = self.outputs_in(folder)
 
-    def outputs_in(self, folder: Path) -> Outputs:
+    @staticmethod
+    def outputs_in(folder: Path) -> Outputs:
         """The usual names in a folder."""
         return Outputs(folder / "checkpoint.pt", folder / "train.json", folder / "state", folder / "kept")
 
