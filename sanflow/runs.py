@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from sanflow.errors import DataError
 from sanflow.files import read_json
 
@@ -157,25 +155,3 @@ def labels_of(runs: Sequence[Run]) -> dict[str, str]:
 def notes_of(runs: Sequence[Run]) -> list[str]:
     """The notes that belong to the marks of these runs."""
     return [f"{mark} {MARK_NOTES[mark]}" for mark in in_order(mark for run in runs for mark in run.marks)]
-
-
-def frame_of(runs: Sequence[Run], *, epochs: bool = False) -> pd.DataFrame:
-    """Metrics as a long table: dataset, category, experiment, seed, epoch and a column per metric.
-
-    Arguments:
-        runs: From `read_runs`.
-        epochs: Whether to hold kept epochs instead of the last ones.
-    """
-    rows = [
-        {
-            "dataset": run.dataset,
-            "category": run.category,
-            "experiment": run.experiment,
-            "seed": run.seed,
-            "epoch": run.epoch,
-            **{name: value for name, value in run.metrics.items() if isinstance(value, float | int)},
-        }
-        for run in runs
-        if (run.epoch is not None) == epochs
-    ]
-    return pd.DataFrame(rows)

@@ -85,10 +85,11 @@ def cost_table(summary: Summary) -> Table:
         runs = _runs(summary, experiment)
         values = {key: _mean_cost(runs, key) for key in COSTS}
         provenance = runs[0].metrics.get("provenance", {})
-        device = in_order(str(run.metrics.get("cost", {}).get("device") or provenance.get("device")) for run in runs)
+        devices = [run.metrics.get("cost", {}).get("device") or provenance.get("device") for run in runs]
+        device = ", ".join(in_order(str(name) for name in devices if name))
         cells = [_number(values[key] * factor, decimals) for key, (_, factor, decimals) in COSTS.items()]
-        rows.append([words(summary.labels[experiment]), words(", ".join(device)), *cells, words(len(runs))])
-        records.append({"experiment": experiment, "device": ", ".join(device), **values, "runs": len(runs)})
+        rows.append([words(summary.labels[experiment]), words(device or None), *cells, words(len(runs))])
+        records.append({"experiment": experiment, "device": device, **values, "runs": len(runs)})
     header = ["Experiment", "Device", *(name for name, _, _ in COSTS.values()), "Runs"]
     return Table(
         name="cost",
