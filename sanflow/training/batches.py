@@ -8,7 +8,7 @@ Shapes: B images, H x W pixels, 3 channels last; n images that texture is taken 
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +101,7 @@ class Batches:
         tensor = torch.from_numpy(np.ascontiguousarray(images_NHW3[chosen]))
         return tensor.pin_memory() if self._pin else tensor
 
-    def ahead(self, first: int, last: int, depth: int = 2) -> Iterator[Batch]:
+    def ahead(self, first: int, last: int, depth: int = 2) -> Generator[Batch]:
         """The batches of the steps from `first` to before `last`, made by a thread while the step before runs.
 
         Arguments:

@@ -3,6 +3,7 @@
 Shapes: B images, H x W pixels.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -22,7 +23,7 @@ from sanflow.data.images import load_images
 from sanflow.data.index import Index
 from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder, measure_feature_scales
-from sanflow.errors import ConfigError, TrainingError
+from sanflow.errors import ConfigError, StorageError, TrainingError
 from sanflow.files import write_json
 from sanflow.model import AnomalyFlow
 from sanflow.provenance import code_digest, environment
@@ -139,8 +140,7 @@ class _Training:
         self._introduce()
 
         clock, progress = SaveClock(save_every_seconds), Progress(self.n_steps, self.step, self.experiment.batch_size)
-        batches = self.batches.ahead(self.step, self.n_steps)
-        with progress:
+        with self.states, progress, contextlib.closing(self.batches.ahead(self.step, self.n_steps)) as batches:
             for batch in _timed(batches, self.cost):
                 epoch, place = divmod(batch.step, self.steps_per_epoch)
                 rate = self._learning_rate(epoch, place)
@@ -261,7 +261,12 @@ class _Training:
                 "feature_scales": self.encoder.feature_scales,
                 "cost": self.cost.state(),
             }
-            self.states.save(state, self.step, wait=wait)
+            try:
+                self.states.save(state, self.step, wait=wait)
+            except StorageError as error:
+                if wait:
+                    raise
+                logger.warning("%s The training goes on meanwhile.", error)
 
     def _leave(self, exit_code: int) -> None:
         self._save(wait=True)

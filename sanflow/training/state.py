@@ -16,7 +16,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ class StateKey:
 class StateFolder:
     """The states of one training in a folder that no rule declares as its output.
 
+    As a context manager it waits at its end for a save that is being written.
+
     Arguments:
         folder: Made on the first save.
         key: Of this training.
@@ -64,6 +67,18 @@ class StateFolder:
         self.key = key
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.finish()
+        except StorageError as failure:
+            # Not this one's fault, if the block raised; and if not, the finished state is saved next.
+            logger.warning("%s", failure)
 
     def load(self) -> State | None:
         """The newest whole state of this key, or None.
@@ -181,7 +196,7 @@ class StateFolder:
         try:
             with atomic_path(waiting) as temporary, open(temporary, "wb") as file:
                 hashing.file = file
-                torch.save(snapshot, hashing)
+                torch.save(snapshot, cast(IO[bytes], hashing))
                 file.flush()
             final = self.folder / f"{self.key.short}.step{step:09d}.{hashing.digest.hexdigest()[:16]}.pt"
             os.replace(waiting, final)
