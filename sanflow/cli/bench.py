@@ -54,3 +54,77 @@ def data(
     from sanflow.bench.data import bench_data
 
     typer.echo(json.dumps(bench_data(images, side, size, epochs=epochs, seed=seed, folder=folder), indent=2))
+
+
+Encoder = Annotated[str, typer.Option(help="As in an experiment; its weights are random here.")]
+InputSize = Annotated[int, typer.Option(min=32, help="Height and width in pixels.")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
+Windows = Annotated[int, typer.Option(min=1, help="Timed windows; the reference's are in between.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps per window.")]
+Reference = Annotated[bool, typer.Option(help="Also time the plain training of the tests (only in a checkout).")]
+Profile = Annotated[Path | None, typer.Option(help="Write a trace for a browser's trace viewer.")]
+
+
+@bench.command("train")
+def train(
+    *,
+    encoder: Encoder = "timm/wide_resnet50_2.tv_in1k",
+    input_size: InputSize = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    precision: Precision = "fp32",
+    update: Annotated[str, typer.Option(help="per_scale or joint.")] = "per_scale",
+    device: Device = "auto",
+    windows: Windows = 5,
+    steps: Steps = 1,
+    reference: Reference = True,
+    bare: Annotated[bool, typer.Option(help="Also time the step's products and convolutions alone.")] = True,
+    profile: Profile = None,
+) -> None:
+    """Time training steps, from bytes to new weights, beside the plain training."""
+    from sanflow.bench.train import bench_train
+
+    found = bench_train(
+        encoder=encoder,
+        input_size=input_size,
+        batch_size=batch_size,
+        precision=precision,
+        update=update,
+        device=device,
+        windows=windows,
+        steps=steps,
+        reference=reference,
+        bare=bare,
+        profile=profile,
+    )
+    typer.echo(json.dumps(found, indent=2))
+
+
+@bench.command("score")
+def score(
+    *,
+    encoder: Encoder = "timm/wide_resnet50_2.tv_in1k",
+    input_size: InputSize = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    windows: Windows = 5,
+    steps: Steps = 1,
+    reference: Reference = True,
+    profile: Profile = None,
+) -> None:
+    """Time scoring, from bytes to score grids, beside the plain networks."""
+    from sanflow.bench.score import bench_score
+
+    found = bench_score(
+        encoder=encoder,
+        input_size=input_size,
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        windows=windows,
+        steps=steps,
+        reference=reference,
+        profile=profile,
+    )
+    typer.echo(json.dumps(found, indent=2))

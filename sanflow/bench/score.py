@@ -1,0 +1,122 @@
+"""How fast is scoring? Images per second of the scorer, beside the plain networks in the same call."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sanflow.bench.bare import CountProducts, matmul_peak
+from sanflow.bench.train import interleaved, load_reference, synchronizer, write_profile
+from sanflow.config import Experiment
+from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
+from sanflow.encoders import build_encoder
+from sanflow.model import AnomalyFlow
+from sanflow.scoring import Scorer
+
+
+def bench_score(
+    *,
+    encoder: str,
+    input_size: int,
+    batch_size: int,
+    precision: str,
+    device: str,
+    windows: int = 5,
+    steps: int = 1,
+    reference: bool = True,
+    position_channels: int = 512,
+    profile: Path | None = None,
+) -> dict[str, Any]:
+    """Measure scoring.
+
+    Arguments:
+        encoder: As in an experiment; its weights are random.
+        input_size: Height and width.
+        batch_size: Images at once.
+        precision: `fp32` or `bf16`.
+        device: `auto`, `cuda` or `cpu`.
+        windows: How many windows are timed; ours and the reference's take turns.
+        steps: Batches per window.
+        reference: Also time the plain networks.
+        position_channels: Of the position code.
+        profile: Where to write a trace; None for none.
+
+    Returns:
+        What was measured; JSON values.
+    """
+    chosen = choose_device(device)
+    settings = Experiment.model_validate(
+        {
+            "method": "sanflow",
+            "encoder": encoder,
+            "weights": "random",
+            "input_size": input_size,
+            "precision": precision,
+            "position_channels": position_channels,
+        }
+    )
+    layout, used = memory_format(chosen), usable_precision(settings.precision, chosen)
+    with repeatable():
+        synchronize = synchronizer(chosen)
+        network = build_encoder(encoder, weights="random").to(chosen).to(memory_format=layout)
+        model = AnomalyFlow.from_experiment(network.channels, settings, seed=0).to(chosen).to(memory_format=layout)
+        scorer = Scorer(model.eval(), network, chosen, used, batch_size)
+        generator = torch.Generator().manual_seed(0)
+        shape = (batch_size, input_size, input_size, 3)
+        images_BHW3 = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+        def step() -> None:
+            with torch.inference_mode(), autocast(used, chosen):
+                images_B3HW = scorer.normalised(images_BHW3)
+                model.log_prob_grids(network(images_B3HW), images_B3HW)
+
+        plain = _plain_step(settings, network.channels, scorer, images_BHW3, load_reference() if reference else None)
+        seconds, plain_seconds = interleaved(step, plain, windows, steps, synchronize)
+        with CountProducts() as counted:
+            step()
+        dtype = torch.bfloat16 if used == "bf16" else torch.float32
+        peak = matmul_peak(dtype, chosen, synchronize)
+        if profile is not None:
+            write_profile(step, profile, chosen)
+    batch_seconds = statistics.median(seconds)
+    return {
+        "encoder": encoder,
+        "input_size": input_size,
+        "batch_size": batch_size,
+        "precision": precision,
+        "precision_used": used,
+        "device": device_name(chosen),
+        "images_per_second": batch_size / batch_seconds,
+        "seconds_per_batch": seconds,
+        "ratio_to_reference": None
+        if plain_seconds is None
+        else statistics.median(b / a for a, b in zip(seconds, plain_seconds, strict=True)),
+        "gmac_per_image": counted.macs / batch_size / 1e9,
+        "matmul_peak_gflops": peak / 1e9,
+        "fraction_of_matmul_peak": 2 * counted.macs / batch_seconds / peak,
+    }
+
+
+def _plain_step(
+    experiment: Experiment, channels: list[int], scorer: Scorer, images_BHW3: torch.Tensor, module: Any
+) -> Callable[[], None] | None:
+    """The plain networks on the same batch: contiguous, fp32, positions repeated for each image."""
+    if module is None:
+        return None
+    plain = module.PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)
+    flows, statistics_network = plain.flows.to(scorer.device).eval(), plain.network.to(scorer.device).eval()
+    encoder = build_encoder(str(experiment.encoder), weights="random").to(scorer.device)
+
+    def step() -> None:
+        with torch.inference_mode():
+            images_B3HW = scorer.normalised(images_BHW3).contiguous()
+            statistics_network(images_B3HW)
+            for flow, features_BCHW in zip(flows, encoder(images_B3HW), strict=True):
+                batch, n_channels, height, width = features_BCHW.shape
+                code_PHW = module.position_code(experiment.position_channels, height, width).to(scorer.device)
+                condition_NP = code_PHW.repeat(batch, 1, 1, 1).permute(0, 2, 3, 1).flatten(0, 2)
+                flow(features_BCHW.permute(0, 2, 3, 1).reshape(-1, n_channels), [condition_NP])
+
+    return step

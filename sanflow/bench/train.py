@@ -1,0 +1,334 @@
+"""How fast does training run? Images per second of the loop's own parts, beside the plain training in the same call.
+
+Random images and random weights: speed does not depend on either.
+"""
+
+import contextlib
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanflow.anomalies import SyntheticAnomalies
+from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
+from sanflow.config import CHECKOUT, Experiment
+from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
+from sanflow.encoders import Encoder, build_encoder
+from sanflow.errors import DataError
+from sanflow.model import AnomalyFlow
+from sanflow.training.batches import Batches
+from sanflow.training.pixels import prepare
+from sanflow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
+
+N_IMAGES = 16
+# What Adam moves for each weight, once a batch: weight, gradient and two moments in, weight and moments out.
+ADAM_BYTES = 28
+PLAIN_TRAINING = CHECKOUT / "tests" / "reference" / "plain_training.py"
+
+
+def bench_train(
+    *,
+    encoder: str,
+    input_size: int,
+    batch_size: int,
+    precision: str,
+    update: str,
+    device: str,
+    windows: int = 5,
+    steps: int = 1,
+    reference: bool = True,
+    bare: bool = True,
+    position_channels: int = 512,
+    profile: Path | None = None,
+) -> dict[str, Any]:
+    """Measure training steps.
+
+    Arguments:
+        encoder: As in an experiment; its weights are random.
+        input_size: Height and width.
+        batch_size: Images per step.
+        precision: `fp32` or `bf16`.
+        update: `per_scale` or `joint`.
+        device: `auto`, `cuda` or `cpu`.
+        windows: How many windows are timed; ours and the reference's take turns.
+        steps: Steps per window.
+        reference: Also time the plain training (only in a checkout, for it stands among the tests).
+        bare: Also time the step's matrix products and convolutions alone.
+        position_channels: Of the position code.
+        profile: Where to write a trace for a browser's trace viewer; None for none.
+
+    Returns:
+        What was measured; JSON values.
+    """
+    chosen = choose_device(device)
+    settings = Experiment.model_validate(
+        {
+            "method": "sanflow",
+            "encoder": encoder,
+            "weights": "random",
+            "input_size": input_size,
+            "batch_size": batch_size,
+            "precision": precision,
+            "update": update,
+            "position_channels": position_channels,
+        }
+    )
+    with repeatable():
+        synchronize = synchronizer(chosen)
+        work = TrainingWork.of(settings, chosen)
+        plain = _plain_step(settings, work, load_reference() if reference else None)
+        seconds, plain_seconds = interleaved(work.step, plain, windows, steps, synchronize)
+        found = _summary(settings, work, seconds, plain_seconds)
+        phases = work.phases(synchronize)
+        found["milliseconds"] = {name: 1000 * value for name, value in phases.items()}
+        with CountProducts() as counted:
+            work.step()
+        found["gmac_per_image"] = counted.macs / batch_size / 1e9
+        step_seconds = statistics.median(seconds)
+        dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
+        peak, bandwidth = matmul_peak(dtype, chosen, synchronize), memory_peak(chosen, synchronize)
+        found["gflops"] = 2 * counted.macs / step_seconds / 1e9
+        found["matmul_peak_gflops"] = peak / 1e9
+        found["fraction_of_matmul_peak"] = 2 * counted.macs / step_seconds / peak
+        found["memory_peak_gbytes_per_second"] = bandwidth / 1e9
+        adam = ADAM_BYTES * found["parameters"]
+        found["optimizer_fraction_of_memory_peak"] = adam / phases["optimizer"] / bandwidth
+        if bare:
+            found["bare_milliseconds"] = 1000 * counted.bare_seconds(3, synchronize)
+            found["bare_ratio"] = 1000 * step_seconds / found["bare_milliseconds"]
+        if profile is not None:
+            write_profile(work.step, profile, chosen)
+    return found
+
+
+def _summary(
+    settings: Experiment, work: "TrainingWork", seconds: list[float], plain_seconds: list[float] | None
+) -> dict[str, Any]:
+    step_seconds = statistics.median(seconds)
+    found: dict[str, Any] = {
+        "encoder": settings.encoder,
+        "input_size": settings.input_size,
+        "batch_size": settings.batch_size,
+        "precision": settings.precision,
+        "precision_used": work.precision,
+        "update": settings.update,
+        "device": device_name(work.device),
+        "parameters": sum(parameter.numel() for parameter in work.model.parameters()),
+        "images_per_second": settings.batch_size / step_seconds,
+        "seconds_per_step": seconds,
+        "ratio_to_reference": None,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(work.device) if work.device.type == "cuda" else None,
+    }
+    if plain_seconds is not None:
+        found["reference_images_per_second"] = settings.batch_size / statistics.median(plain_seconds)
+        found["reference_seconds_per_step"] = plain_seconds
+        # Neighbouring windows met the same load of the machine.
+        found["ratio_to_reference"] = statistics.median(b / a for a, b in zip(seconds, plain_seconds, strict=True))
+    return found
+
+
+@dataclass
+class TrainingWork:
+    """The loop's own parts on random images.
+
+    Attributes:
+        n_steps: Steps done.
+    """
+
+    encoder: Encoder
+    model: AnomalyFlow
+    stepper: Stepper
+    batches: Batches
+    anomalies: SyntheticAnomalies
+    device: torch.device
+    precision: Any
+    n_steps: int = 0
+    marks: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, experiment: Experiment, device: torch.device) -> "TrainingWork":
+        """As `training.loop` builds them."""
+        size = experiment.input_size_for("")
+        layout = memory_format(device)
+        encoder = build_encoder(str(experiment.encoder), weights="random").to(device).to(memory_format=layout)
+        model = AnomalyFlow.from_experiment(encoder.channels, experiment, seed=0)
+        model.to(device).to(memory_format=layout).train()
+        optimizer = make_optimizer(model)
+        set_learning_rate(optimizer, experiment.learning_rate)
+        precision = usable_precision(experiment.precision, device)
+        stepper = Stepper(model, optimizer, Guard(device), experiment.update, precision)
+        anomalies = SyntheticAnomalies(size, N_IMAGES, seed=0)
+        random = np.random.RandomState(0)
+        images, foreign = (
+            random.randint(0, 256, size=(N_IMAGES, *shape, 3)).astype(np.uint8)
+            for shape in (size, anomalies.foreign_size)
+        )
+        batches = Batches(
+            images,
+            foreign,
+            batch_size=experiment.batch_size,
+            seed=0,
+            anomalies=anomalies,
+            pin=device.type == "cuda",
+        )
+        return cls(encoder, model, stepper, batches, anomalies, device, precision)
+
+    def images(self) -> tuple[Tensor, Tensor | None]:
+        """The next batch as the encoder sees it, and its mask."""
+        batch = self.batches.batch(self.n_steps)
+        self.n_steps += 1
+        layout = memory_format(self.device)
+        mean, std = self.encoder.mean, self.encoder.std
+        return prepare(batch, self.anomalies, mean, std, device=self.device, layout=layout)
+
+    def step(self) -> None:
+        """One batch, from bytes to new weights."""
+        images_B3HW, mask_B1HW = self.images()
+        with autocast(self.precision, self.device):
+            features = self.encoder(images_B3HW)
+        self.stepper(self.n_steps, features, images_B3HW, mask_B1HW)
+
+    def phases(self, synchronize: Callable[[], None], repeats: int = 3) -> dict[str, float]:
+        """Seconds of each phase of a step, the device waited for in between; medians."""
+        found: dict[str, list[float]] = {}
+        for _ in range(repeats):
+            with _stopwatches(self, synchronize) as spent:
+                start = time.perf_counter()
+                images_B3HW, mask_B1HW = self.images()
+                synchronize()
+                spent["images"] = time.perf_counter() - start
+                start = time.perf_counter()
+                with autocast(self.precision, self.device):
+                    features = self.encoder(images_B3HW)
+                synchronize()
+                spent["encoder"] = time.perf_counter() - start
+                start = time.perf_counter()
+                self.stepper(self.n_steps, features, images_B3HW, mask_B1HW)
+                synchronize()
+                forward = sum(spent[name] for name in ("statistics_network", "flows", "optimizer"))
+                spent["losses_and_backward"] = time.perf_counter() - start - forward
+            for name, seconds in spent.items():
+                found.setdefault(name, []).append(seconds)
+        return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+@contextlib.contextmanager
+def _stopwatches(work: TrainingWork, synchronize: Callable[[], None]) -> Iterator[dict[str, float]]:
+    """Time the statistics network, the flows and the optimizer while open."""
+    spent = dict.fromkeys(("statistics_network", "flows", "optimizer"), 0.0)
+    starts: dict[str, float] = {}
+
+    def begin(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            synchronize()
+            starts[name] = time.perf_counter()
+
+        return hook
+
+    def end(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            synchronize()
+            spent[name] += time.perf_counter() - starts[name]
+
+        return hook
+
+    optimizer = work.stepper.optimizer
+    handles: list[Any] = [
+        work.model.base.register_forward_pre_hook(begin("statistics_network")),
+        work.model.base.register_forward_hook(end("statistics_network")),
+        optimizer.register_step_pre_hook(begin("optimizer")),
+        optimizer.register_step_post_hook(end("optimizer")),
+    ]
+    for flow in work.model.flows:
+        handles += [
+            flow.register_forward_pre_hook(begin("flows")),
+            flow.register_forward_hook(end("flows")),
+        ]
+    try:
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _plain_step(experiment: Experiment, work: TrainingWork, module: Any) -> Callable[[], None] | None:
+    """A step of the plain training with the same encoder, contiguous and in fp32."""
+    if module is None:
+        return None
+    plain = module.PlainTraining(work.encoder.channels, experiment.position_channels, experiment.coupling_blocks)
+    plain.flows.to(work.device)
+    plain.network.to(work.device)
+    encoder = build_encoder(str(experiment.encoder), weights="random").to(work.device)
+    images_B3HW, mask_B1HW = work.images()
+    images_B3HW = images_B3HW.contiguous()
+
+    def step() -> None:
+        plain.step(encoder(images_B3HW), images_B3HW, mask_B1HW)
+
+    return step
+
+
+def load_reference() -> Any:
+    """The plain training, which stands among the tests of a checkout.
+
+    Raises:
+        DataError: If there is no checkout around the package.
+    """
+    if not PLAIN_TRAINING.is_file():
+        raise DataError(
+            f"Expected the plain training at {PLAIN_TRAINING}, but sanflow is installed without its tests. "
+            "Measure in a checkout, or with --no-reference."
+        )
+    spec = importlib.util.spec_from_file_location("plain_training", PLAIN_TRAINING)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def interleaved(
+    ours: Callable[[], None],
+    other: Callable[[], None] | None,
+    windows: int,
+    steps: int,
+    synchronize: Callable[[], None],
+) -> tuple[list[float], list[float] | None]:
+    """Seconds per step of both, window by window in turn, after a step of warming up each."""
+    both = [call for call in (ours, other) if call is not None]
+    for call in both:
+        call()
+    seconds: list[list[float]] = [[] for _ in both]
+    for _ in range(windows):
+        for call, own in zip(both, seconds, strict=True):
+            synchronize()
+            start = time.perf_counter()
+            for _ in range(steps):
+                call()
+            synchronize()
+            own.append((time.perf_counter() - start) / steps)
+    return seconds[0], seconds[1] if other is not None else None
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """Waits for the device; does nothing on a CPU."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+def write_profile(call: Callable[[], None], path: Path, device: torch.device) -> None:
+    """Write a trace of one call."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        call()
+    profiler.export_chrome_trace(str(path))
