@@ -26,7 +26,8 @@ class AnomalyModel(mlflow.pyfunc.PythonModel):
         self.constants = [scores.constants[name] for name in scores.grids]
         self.size = checkpoint.input_size
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+    # Without type hints: MLflow would take them for a schema, and the signature is one already.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Score images_NHW3 (uint8)."""
         from sanflow.fusion import calibrated, image_scores
 

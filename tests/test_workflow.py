@@ -372,3 +372,39 @@ def test_the_commands_are_found_beside_snakemake_without_an_activated_environmen
     assert subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     subprocess.run([BIN / "snakemake", "--cores", "1", "--quiet"], cwd=tmp_path, env=clean, check=True)
     assert (tmp_path / "found").read_text().strip() == str(BIN / "sanflow")
+
+
+def test_the_slurm_profile_replaces_the_default_one(root, tmp_path):
+    plan = planned(root, tmp_path, "--workflow-profile", root / "profiles/slurm", benchmark="demo")
+    assert plan == PLANS["demo"] | {"figures": 3, "bars": 1, "tables": 1}
+
+
+@pytest.mark.slow
+def test_a_run_is_served_as_an_mlflow_model_with_its_signature(finished, tmp_path, monkeypatch):
+    from PIL import Image
+
+    project, work, _, _ = finished
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    clean = environment(project) | {"SANFLOW_TRACKING_URI": uri}
+    line = [BIN / "sanflow", "track", "publish", "small.yaml", "--models"]
+    for _ in range(2):
+        subprocess.run(line, cwd=work, env=clean, check=True)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("sanflow/small").experiment_id
+    models = {
+        client.get_run(model.source_run_id).info.run_name: model for model in client.search_logged_models([experiment])
+    }
+    assert sorted(models) == ["parts/nut/kept/seed0", "parts/nut/tiny/seed0"], "one model a run, though sent twice"
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"models:/{models['parts/nut/tiny/seed0'].model_id}")
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 64, 64, 3)
+    images = pd.read_csv(work / "results/small/parts/nut/tiny/seed0/images.csv")
+    pixels = np.stack([np.asarray(Image.open(work / "parts" / path).convert("RGB")) for path in images.image])
+    answer = model.predict(pixels)
+    assert answer["map"].shape == (len(images), 64, 64)
+    np.testing.assert_allclose(answer["score"], images.score, rtol=1e-4, atol=1e-5)
+    with pytest.raises(Exception, match="32"):
+        model.predict(pixels[:, :32])

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,6 +35,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 # Limits of one request, from MLflow's own checks.
@@ -196,7 +198,7 @@ class _Run:
         results = self._folder.absolute().parent
         height, width = event["input_size"]
         signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3), "images")]),
+            Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
             Schema(
                 [
                     TensorSpec(np.dtype("float32"), (-1,), "score"),
@@ -205,7 +207,9 @@ class _Run:
             ),
         )
         mlflow.set_tracking_uri(self._uri)
-        with mlflow.start_run(run_id=self._id):
+        with warnings.catch_warnings(), mlflow.start_run(run_id=self._id):
+            # About type hints, which the signature makes needless.
+            warnings.simplefilter("ignore")
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(resource("mlflow_model.py")),
