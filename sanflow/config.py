@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sanflow.errors import ConfigError
 
@@ -309,6 +309,12 @@ class Tracking(StrictModel):
     """An MLflow tracking URI; null turns tracking off."""
     log_models: bool = False
     """Also log each checkpoint as an MLflow model with its signature."""
+
+    @field_validator("uri", mode="before")
+    @classmethod
+    def _off(cls, uri: Any) -> Any:
+        # `snakemake --config 'tracking={uri: null}'` hands on the word.
+        return None if uri in {"null", "None", ""} else uri
 
 
 class Cache(StrictModel):

@@ -226,3 +226,8 @@ def test_all_faults_of_a_file_are_told_at_once(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml, but there is none"):
         load_settings(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("uri", ["null", "None", "", None])
+def test_the_word_null_of_a_command_line_turns_tracking_off(uri):
+    assert settings_from({"tracking": {"uri": uri}}).tracking.uri is None

@@ -75,7 +75,7 @@ def test_the_lock_can_be_installed(root, tmp_path):
     answer = subprocess.run(
         [
             tmp_path / "venv/bin/python",
-            *"-m pip install --dry-run --no-deps --require-hashes --requirement".split(),
+            *["-m", "pip", "install", "--dry-run", "--no-deps", "--require-hashes", "--requirement"],
             lock,
         ],
         capture_output=True,

@@ -50,7 +50,7 @@ def profile(root, tmp_path_factory):
     # "A cluster without accounts", and "Short jobs".
     text = text.replace(account + "\n", "")
     for line in (
-        "slurm-no-account: true",
+        "slurm-status-command: squeue",
         "slurm-init-seconds-before-status-checks: 3",
         "seconds-between-status-checks: 3",
     ):

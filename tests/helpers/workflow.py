@@ -1,6 +1,7 @@
 """A benchmark so small that the whole workflow runs in a test: its images, its file, and calls of snakemake."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -102,10 +103,8 @@ def command(project: Path, folder: Path, *arguments: object, **config: object) -
         *(str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(project / "Snakefile")),
         *("--directory", str(folder), "--cores", "2", "--nocolor"),
         *map(str, arguments),
-        *(
-            "--config",
-            *(f"{key}={yaml.safe_dump(value, default_flow_style=True).strip()}" for key, value in values.items()),
-        ),
+        "--config",
+        *(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()),
     ]
 
 
