@@ -3,7 +3,9 @@
 Printed at the end: how long the same benchmark took here and there.
 """
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from slurm import Slurm, install
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+# This module's calls of snakemake.
+STARTED: list[subprocess.Popen] = []
 # So that a local run and one on a node with more cores add numbers in the same order.
 THREADS = ("--set-threads", "train=1", "score=1")
 
@@ -70,18 +74,30 @@ def local(root, tmp_path_factory):
     return folder, time.monotonic() - started
 
 
+@pytest.fixture(autouse=True)
+def no_snakemake_left():
+    """A failed test leaves no snakemake behind."""
+    yield
+    while STARTED:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(STARTED.pop().pid, signal.SIGKILL)
+
+
 def on_cluster(root, cluster, folder, profile):
     line = command(root, folder, "--workflow-profile", profile, *THREADS)
     # --cores is a limit of the local machine; the cluster's is `jobs` of the profile.
     position = line.index("--cores")
     del line[position : position + 2]
-    return subprocess.Popen(
-        line,
-        env=environment(root) | cluster.environment,
-        stdout=open(folder / "snakemake.out", "a"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with open(folder / "snakemake.out", "a") as output:
+        running = subprocess.Popen(
+            line,
+            env=environment(root) | cluster.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    STARTED.append(running)
+    return running
 
 
 def finish(running, folder, code=0):
