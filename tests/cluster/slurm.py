@@ -83,14 +83,16 @@ class Slurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = socket.gethostname().split(".")[0]
+        # Job steps lose every SLURM_ variable on their way, on a real cluster too, where the configuration stands in
+        # /etc/slurm. Here a wrapper tells `srun` where it is.
         self.environment = os.environ | {
             "SLURM_CONF": str(folder / "etc/slurm.conf"),
-            "PATH": f"{os.environ['PATH']}:{SEARCH}",
+            "PATH": f"{folder}/bin:{os.environ['PATH']}:{SEARCH}",
         }
 
     def start(self) -> None:
         """Start munge, the controller and the node, and wait until the node takes jobs."""
-        for part in ("etc", "run", "log", "state", "spool", "munge", "dev"):
+        for part in ("bin", "etc", "run", "log", "state", "spool", "munge", "dev"):
             (self.folder / part).mkdir(parents=True)
         # munge trusts its folders only if nobody else can write to them.
         os.chmod(self.folder, 0o755)
@@ -111,6 +113,11 @@ class Slurm:
         )
         for gpu in range(2):
             (self.folder / f"dev/fakegpu{gpu}").touch()
+        wrapper = self.folder / "bin/srun"
+        wrapper.write_text(
+            f'#!/bin/sh\nSLURM_CONF={self.folder}/etc/slurm.conf exec {shutil.which("srun", path=SEARCH)} "$@"\n'
+        )
+        wrapper.chmod(0o755)
         (self.folder / "etc/gres.conf").write_text(
             f"AutoDetect=off\nNodeName={self.name} Name=gpu File={self.folder}/dev/fakegpu[0-1]\n"
         )
