@@ -33,7 +33,7 @@ def batch(seed: int, dtype: torch.dtype):
 
 def both(dtype: torch.dtype, update: str = "per_scale", **settings) -> tuple[PlainTraining, Stepper]:
     torch.manual_seed(3)
-    np.random.seed(3)  # FrEIA draws its permutations from numpy
+    np.random.seed(3)  # noqa: NPY002 - FrEIA draws its permutations from numpy
     plain = PlainTraining(CHANNELS, POSITION, BLOCKS, learning_rate=1e-3)
     model = AnomalyFlow(CHANNELS, position_channels=POSITION, coupling_blocks=BLOCKS)
     model.load_state_dict(weights_of_plain(plain))
@@ -262,12 +262,12 @@ def test_training_writes_history_and_cost(train_small):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "cflow", "batch_size": 4, "locations_per_step": 16, "position_channels": 8},
+        {"method": "cflow", "batch_size": 4, "locations_per_step": 12, "position_channels": 8},
         {"method": "cflow-matched"},
-        {"update": "joint", "precision": "bf16"},
-        {"normalize_features": True, "gradient_clip": 1.0, "input_size": [32, 48]},
+        {"update": "per_scale", "precision": "bf16"},
+        {"normalize_features": True, "gradient_clip": 1.0, "input_size": [16, 24]},
     ],
-    ids=["cflow", "cflow-matched", "joint", "normalised"],
+    ids=["cflow", "cflow-matched", "per_scale", "normalised"],
 )
 def test_every_method_trains(train_small, changes):
     outputs = train_small(epochs=1, warmup_epochs=0.5, **changes)

@@ -13,7 +13,8 @@ from sanflow.data.index import Index, build_index, write_index
 from sanflow.tracking import NullTracker
 from sanflow.training.loop import Outputs, train
 
-SIZE, N_TRAIN, N_TEST = 32, 12, 3
+SIZE, N_TRAIN, N_TEST = 16, 12, 3
+SQUARE = slice(SIZE // 4, 5 * SIZE // 8)
 
 SETTINGS: dict[str, Any] = {
     "method": "sanflow",
@@ -27,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "position_channels": 8,
     "coupling_blocks": 1,
+    "update": "joint",
 }
 
 
@@ -44,13 +46,13 @@ def small_index(folder: Path) -> Index:
         for i in range(count):
             pixels = random.randint(100, 156, size=(SIZE, SIZE, 3)).astype(np.uint8)
             if kind == "test/dark":
-                pixels[8:20, 8:20] //= 4
+                pixels[SQUARE, SQUARE] //= 4
             Image.fromarray(pixels).save(place / f"{i:03d}.png")
     masks = folder / "data" / "noise" / "ground_truth" / "dark"
     masks.mkdir(parents=True)
     for i in range(N_TEST):
         mask = np.zeros((SIZE, SIZE), np.uint8)
-        mask[8:20, 8:20] = 255
+        mask[SQUARE, SQUARE] = 255
         Image.fromarray(mask).save(masks / f"{i:03d}_mask.png")
     index = build_index("noisy", "noise", folder / "data", kind="folder")
     write_index(index, folder / "index.csv")
