@@ -5,8 +5,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from sanflow.errors import StorageError
 from sanflow.training import state as state_module
 from sanflow.training.signals import StopSignals
 from sanflow.training.state import SaveClock, StateFolder, StateKey, remove_finished_state
-
-N_STEPS = 12  # 4 epochs of 3 batches
 
 
 @pytest.fixture(scope="module")
@@ -203,35 +199,39 @@ def _write_until_full(self, content):
 
 
 CRASHES = {
-    "before the write": ("sanflow.training.state.torch.save", "before"),
-    "after the write": ("sanflow.training.state.torch.save", "after"),
-    "before the rename": ("sanflow.training.state.os.replace", "before"),
-    "after the rename": ("sanflow.training.state.os.replace", "after"),
-    "before the old one goes": ("sanflow.training.state._sync_folder", "after"),
+    "before the write": ("torch.save", "before"),
+    "after the write": ("torch.save", "after"),
+    "before the rename": ("os.replace", "before"),
+    "after the rename": ("os.replace", "after"),
+    "before the old one goes": ("state._sync_folder", "after"),
 }
-CRASH = """
-import os, sys, torch
-from pathlib import Path
-from sanflow.training import state
-name, when = sys.argv[2:4]
-module, _, attribute = name.rpartition(".")
-owner = {"torch": torch, "os": os}.get(module.rpartition(".")[2], state)
-honest = getattr(owner, attribute)
-def crash(*arguments):
-    if when == "after":
-        honest(*arguments)
-    os.kill(os.getpid(), 9)
-states = state.StateFolder(Path(sys.argv[1]), state.StateKey("a", "b", "c", 0))
-setattr(owner, attribute, crash)
-states.save({"x": torch.arange(3)}, 2)
-"""
+
+
+def save_and_die(folder: Path, name: str, when: str) -> None:
+    """In a forked process: save a second state, and be killed before or after a function of the save."""
+    owner, _, attribute = name.rpartition(".")
+    module = {"state": state_module, "torch": torch, "os": os}[owner]
+    honest = getattr(module, attribute)
+
+    def crash(*arguments: object) -> None:
+        if when == "after":
+            honest(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(module, attribute, crash)
+    StateFolder(folder, KEY).save({"x": torch.arange(3)}, 2)
 
 
 @pytest.mark.parametrize("moment", CRASHES)
 def test_a_kill_at_each_moment_of_a_save_leaves_a_whole_state(tmp_path, moment):
     good_state(tmp_path)
-    done = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path), *CRASHES[moment]], check=False)
-    assert done.returncode == -signal.SIGKILL
+    child = os.fork()
+    if child == 0:
+        try:
+            save_and_die(tmp_path, *CRASHES[moment])
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     found = StateFolder(tmp_path, KEY).load()
     # The rename to the waiting file's final name is the second one: atomic_path's own comes first.
     expected = 3 if moment == "before the old one goes" else 5

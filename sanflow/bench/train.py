@@ -5,6 +5,7 @@ Random images and random weights: speed does not depend on either.
 
 import contextlib
 import importlib.util
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -83,8 +84,10 @@ def bench_train(
     with repeatable():
         synchronize = synchronizer(chosen)
         work = TrainingWork.of(settings, chosen)
-        plain = _plain_step(settings, work, load_reference() if reference else None)
+        plain = PlainProcess(settings, work.encoder.channels, chosen) if reference else None
         seconds, plain_seconds = interleaved(work.step, plain, windows, steps, synchronize)
+        if plain is not None:
+            plain.close()
         found = _summary(settings, work, seconds, plain_seconds)
         phases = work.phases(synchronize)
         found["milliseconds"] = {name: 1000 * value for name, value in phases.items()}
@@ -258,21 +261,55 @@ def _stopwatches(work: TrainingWork, synchronize: Callable[[], None]) -> Iterato
             handle.remove()
 
 
-def _plain_step(experiment: Experiment, work: TrainingWork, module: Any) -> Callable[[], None] | None:
-    """A step of the plain training with the same encoder, contiguous and in fp32."""
-    if module is None:
-        return None
-    plain = module.PlainTraining(work.encoder.channels, experiment.position_channels, experiment.coupling_blocks)
-    plain.flows.to(work.device)
-    plain.network.to(work.device)
-    encoder = build_encoder(str(experiment.encoder), weights="random").to(work.device)
-    images_B3HW, mask_B1HW = work.images()
-    images_B3HW = images_B3HW.contiguous()
+class PlainProcess:
+    """The plain training in a process of its own: it shall not profit from how ours sets torch and memory up.
 
-    def step() -> None:
-        plain.step(encoder(images_B3HW), images_B3HW, mask_B1HW)
+    Called, it does a step and returns when it is done.
 
-    return step
+    Arguments:
+        experiment: The encoder, sizes and channels.
+        channels: Of the encoder.
+        device: Where it runs.
+    """
+
+    def __init__(self, experiment: Experiment, channels: list[int], device: torch.device) -> None:
+        load_reference()  # if it is missing, say so here
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        settings = (experiment.model_dump(mode="json"), channels, str(device), torch.get_num_threads())
+        self._process = context.Process(target=_serve_plain, args=(theirs, *settings), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __call__(self) -> None:
+        self._ours.send("step")
+        self._ours.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._ours.close()
+        self._process.join()
+
+
+def _serve_plain(pipe: Any, settings: dict[str, Any], channels: list[int], device_name: str, threads: int) -> None:
+    """In the other process: a step of the plain training for each message, contiguous and in fp32."""
+    torch.set_num_threads(threads)
+    experiment, device = Experiment.model_validate(settings), torch.device(device_name)
+    synchronize = synchronizer(device)
+    plain = load_reference().PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)
+    plain.flows.to(device)
+    plain.network.to(device)
+    encoder = build_encoder(str(experiment.encoder), weights="random").to(device)
+    generator = torch.Generator().manual_seed(0)
+    shape = (experiment.batch_size, 3, *experiment.input_size_for(""))
+    images_B3HW = torch.randn(shape, generator=generator).to(device)
+    mask_B1HW = torch.zeros_like(images_B3HW[:, :1])
+    mask_B1HW[::2, :, : shape[2] // 4, : shape[3] // 4] = 1
+    with contextlib.suppress(EOFError):
+        while pipe.recv():
+            plain.step(encoder(images_B3HW), images_B3HW, mask_B1HW)
+            synchronize()
+            pipe.send("done")
 
 
 def load_reference() -> Any:
