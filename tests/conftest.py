@@ -26,3 +26,8 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder of real data and weights, which is not at {folder} (set SANFLOW_SHARED)")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The workflow's tests first: they share one long run, beside which another process can do all the rest."""
+    items.sort(key=lambda item: "test_workflow.py" not in item.nodeid)
