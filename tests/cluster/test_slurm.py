@@ -95,6 +95,8 @@ def on_cluster(root, cluster, folder, profile):
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A test run in the background ignores SIGINT, and what it starts would do so too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
     STARTED.append(running)
     return running
