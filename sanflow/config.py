@@ -5,8 +5,6 @@ These models are the one source. `workflow/schemas/*.json` and docs/configuratio
 """
 
 import difflib
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -233,10 +231,6 @@ class Experiment(StrictModel):
         """All that decides the trained weights, as plain values, with the input size of this category."""
         settings = self.model_dump(mode="json", exclude=NOT_TRAINING)
         return {**settings, "input_size": list(self.input_size_for(category))}
-
-    def training_digest(self, category: str) -> str:
-        """SHA-256 of `training_settings`: two runs of one digest, seed, data and code give the same weights."""
-        return hashlib.sha256(json.dumps(self.training_settings(category), sort_keys=True).encode()).hexdigest()
 
     @property
     def trains(self) -> bool:

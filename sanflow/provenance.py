@@ -12,18 +12,22 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from sanflow.files import resource, sha256_of_file
 
 PACKAGE = Path(__file__).resolve().parent
 
 _MODEL = ("distributions.py", "encoders", "flow.py", "losses.py", "model.py", "statistics.py")
 _READING = ("data/decode.py", "data/images.py")
+_TRAINING = ("training/batches.py", "training/loop.py", "training/pixels.py", "training/step.py")
 # What decides the result of each stage, as files or folders of the package. A stage's own inputs carry the rest.
 STAGES: dict[str, tuple[str, ...]] = {
     "download": ("data/archives.py", "data/download.py", "data/fetch.py", "data/campus.py", "data/photo_textures.py"),
     "index": ("data/decode.py", "data/index.py", "data/layouts.py", "data/registry.py"),
-    "train": (*_MODEL, *_READING, "anomalies.py", "device.py", "schedule.py", "training"),
+    "train": (*_MODEL, *_READING, "anomalies.py", "device.py", "schedule.py", *_TRAINING),
     "import_official": (*_MODEL, "official.py"),
     "score": (*_MODEL, *_READING, "device.py", "fusion.py", "scoring.py"),
     "score_external": ("external.py", "fusion.py", "maps.py"),
@@ -45,6 +49,10 @@ INFRASTRUCTURE = (
     "provenance.py",
     "scores.py",
     "tracking",
+    "training/cost.py",
+    "training/progress.py",
+    "training/signals.py",
+    "training/state.py",
 )
 PACKAGES = (
     "FrEIA",
@@ -71,6 +79,30 @@ def digest_of(value: Any) -> str:
         True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def training_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides trained weights beside data, seed and code.
+
+    That is the settings, and the content of the file that the encoder's weights are read from: another file under the
+    same name trains again. Weights named by a tag or drawn from a seed are settled by the settings.
+
+    Arguments:
+        settings: An experiment's `training_settings` for a category.
+    """
+    weights = str(settings["weights"])
+    if weights == "pretrained":
+        file = resource("encoders/compact.safetensors") if settings["encoder"] == "sanflow/compact" else None
+    else:
+        file = Path(weights)
+    content = _digest_as_of(file, file.stat().st_mtime_ns) if file is not None and file.is_file() else None
+    return digest_of([dict(settings), content])
+
+
+@functools.cache
+def _digest_as_of(file: Path, changed: int) -> str:
+    """A file's SHA-256, computed anew once it has changed; the files may be large."""
+    return sha256_of_file(file)
 
 
 @functools.cache

@@ -105,11 +105,8 @@ def test_likelihood(golden):
     assert_close(base.log_prob(z) + data["log_det"], data["test_log_prob"], 1e-4, "test log-probability")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_three_training_batches(golden, dtype, monkeypatch):
-    # An activation within rounding of ReLU's kink, and Adam's first steps of equal size whatever the gradient, can blow
-    # the rounding of oneDNN's float32 convolutions up to 2e-4 in the sixth loss; torch's own stay at 3e-6.
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+def train_three_batches(golden, dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Our losses after the batches of the golden file, our final state, and theirs under our names."""
     data = {key: value.to(dtype) for key, value in group(golden, "steps/").items()}
     scales = sum(re.fullmatch(r"batch0/features\d+", key) is not None for key in data)
     batches = sum(re.fullmatch(r"batch\d+/image", key) is not None for key in data)
@@ -136,15 +133,30 @@ def test_three_training_batches(golden, dtype, monkeypatch):
             loss.backward()
             optimizer.step()
             losses.append(loss.detach().double())
-    assert_close(torch.stack(losses), torch.from_numpy(golden["steps/losses"]), 0, "losses")
     final = {f"base.{key}": value for key, value in statistics_state(group(golden, "steps/final/snet/")).items()}
     for scale, theirs in enumerate(initial_flows):
         ours = flow_state(theirs | group(golden, f"steps/final/flow{scale}/"))
         final |= {f"flows.{scale}.{key}": value for key, value in ours.items()}
-    assert set(final) == set(model.state_dict())
-    for key, ours in model.state_dict().items():
-        # Six steps of 5e-4 move a tensor by a tenth of its norm, so this is a hundredth of the way.
-        assert (ours - final[key]).double().norm() <= 1e-3 * final[key].double().norm(), key
+    return torch.stack(losses), model.state_dict(), final
+
+
+def test_three_training_batches(golden):
+    # An activation within rounding of ReLU's kink, and Adam's first steps of equal size whatever the gradient, can blow
+    # float32's rounding up: on some processors to 2e-4 in the sixth loss. How much it does here is how far our own
+    # float32 and float64 part; the tolerances grow by twice that, and by no more than to ten times.
+    single, double = (train_three_batches(golden, dtype) for dtype in (torch.float32, torch.float64))
+    theirs = torch.from_numpy(golden["steps/losses"]).double()
+    rounding = (single[0] - double[0]).abs() / theirs.abs()
+    tolerance = (RTOL + 2 * rounding).clamp(max=10 * RTOL)
+    for losses, state, final in (single, double):
+        assert ((losses - theirs).abs() <= tolerance * theirs.abs()).all(), (losses, theirs, tolerance)
+        assert set(final) == set(state)
+        for key, ours in state.items():
+            size = final[key].double().norm()
+            rounding = (single[1][key] - double[1][key]).double().norm() / size
+            # Six steps of 5e-4 move a tensor by a tenth of its norm, so 1e-3 is a hundredth of the way.
+            bound = (1e-3 + 2 * rounding).clamp(max=1e-2) * size
+            assert (ours - final[key]).double().norm() <= bound, (key, bound)
 
 
 def test_fusion(golden):

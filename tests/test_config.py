@@ -65,12 +65,12 @@ def test_input_size_has_three_forms(size, expected):
     assert experiment(input_size=size).input_size_for("transistor") == expected
 
 
-def test_training_digest_changes_with_what_changes_weights_only():
-    digest = experiment().training_digest("tile")
-    assert experiment(evaluate_at="native", label="Ours").training_digest("tile") == digest
-    assert experiment(input_size={"default": 64, "tile": 256}).training_digest("tile") == digest
-    assert experiment(learning_rate=1e-3).training_digest("tile") != digest
-    assert experiment(input_size=128).training_digest("tile") != digest
+def test_training_settings_change_with_what_changes_weights_only():
+    settings = experiment().training_settings("tile")
+    assert experiment(evaluate_at="native", label="Ours").training_settings("tile") == settings
+    assert experiment(input_size={"default": 64, "tile": 256}).training_settings("tile") == settings
+    assert experiment(learning_rate=1e-3).training_settings("tile") != settings
+    assert experiment(input_size=128).training_settings("tile") != settings
 
 
 def test_kept_epochs_are_multiples_of_keep_every():

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +148,21 @@ def test_processes_that_push_each_other_out_never_read_wrong_pixels(tmp_path):
     assert [answers.get(timeout=60) for _ in jobs] == ["ok"] * 4
     for job in jobs:
         job.join()
+
+
+def test_an_entry_that_is_evicted_as_soon_as_it_is_made_still_serves_its_maker(tmp_path, monkeypatch):
+    honest = os.replace
+
+    def replace(source, target):
+        honest(source, target)
+        if not Path(target).name.startswith("."):
+            monkeypatch.setattr("sanflow.data.cache.os.replace", honest)
+            clear(tmp_path)
+
+    monkeypatch.setattr("sanflow.data.cache.os.replace", replace)
+    array = cached(tmp_path, "key", "label", (4, 10), fill_with(3))
+    assert entries(tmp_path) == []
+    assert (array == 3).all()
 
 
 def test_the_least_recently_used_go_beyond_the_limit(tmp_path):

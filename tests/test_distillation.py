@@ -1,5 +1,7 @@
 """Distillation: its images, what the student shall learn, and that a run is a function of its choices."""
 
+import dataclasses
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +16,16 @@ from sanflow.distillation.crops import Crops
 from sanflow.distillation.images import FIELDS, program_image
 from sanflow.distillation.lessons import Lessons
 from sanflow.distillation.loop import DECAY_FROM, Distillation, distill
-from sanflow.distillation.photographs import PHOTOGRAPHS, builtin_photographs, photograph_paths, read_photographs
+from sanflow.distillation.photographs import (
+    PHOTOGRAPHS,
+    builtin_photographs,
+    licence_of,
+    photograph_paths,
+    read_photographs,
+)
 from sanflow.distillation.teacher import AlignedTeacher, best_margin, first_centres, fit_reductions
 from sanflow.encoders import Encoder, build_encoder
-from sanflow.encoders.compact import card_of, load_compact
+from sanflow.encoders.compact import CHANNELS, card_of, load_compact
 from sanflow.encoders.layouts import Layout
 from sanflow.errors import ConfigError, DataError, IntegrityError, TrainingError
 from sanflow.files import read_json, sha256_of_file
@@ -76,6 +84,11 @@ def test_builtin_photographs_exist_and_spare_the_demo() -> None:
     assert len(paths) == len(PHOTOGRAPHS) == 15
     assert not {"brick", "grass", "gravel"} & {path.stem for path in paths}
     assert all(photograph.licence for photograph in PHOTOGRAPHS)
+
+
+def test_the_card_tells_the_licence_of_what_comes_with_the_dependencies() -> None:
+    assert [licence_of(path) for path in builtin_photographs()] == [photograph.licence for photograph in PHOTOGRAPHS]
+    assert licence_of(Path("/mine/data/camera.png")) is None
 
 
 def test_folders_are_read_in_order(photographs: Path) -> None:
@@ -248,6 +261,7 @@ def test_one_seed_gives_one_file_and_a_killed_run_continues_to_it(photographs: P
     written = read_json(tmp_path / "a.json")
     assert written == {**card, "sha256": sha256_of_file(tmp_path / "a.safetensors")}
     assert card_of(tmp_path / "a.safetensors") == card
+    assert card["photographs"] == dict.fromkeys(path.name for path in sorted(photographs.iterdir()))
     assert load_compact(tmp_path / "a.safetensors").channels == [4, 6, 8]
 
 
@@ -308,6 +322,17 @@ def test_the_command_writes_file_and_card(photographs: Path, tmp_path: Path) -> 
     assert "explains" in result.output
     assert read_json(tmp_path / "out.json")["steps_done"] == 2
     assert load_compact(tmp_path / "out.safetensors").channels == [4, 4, 4]
+
+
+def test_the_command_has_the_defaults_of_the_choices() -> None:
+    from sanflow.cli.distill import distill as command
+
+    options = inspect.signature(command).parameters
+    for field in dataclasses.fields(Distillation):
+        if field.name in options and field.default is not dataclasses.MISSING:
+            default = options[field.name].default
+            expected = ",".join(map(str, CHANNELS)) if field.name == "channels" else field.default
+            assert default == expected, field.name
 
 
 @pytest.mark.parametrize(

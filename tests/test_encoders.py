@@ -320,6 +320,16 @@ def test_messages_about_image_sizes() -> None:
             use(image())
 
 
+def test_an_image_too_small_to_reflect_is_refused(resnet: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"more than 32 pixels for .*, but got 32 x 96\. Choose a larger"):
+        resnet(image(32, 96))
+    with pytest.raises(ConfigError, match="pads by reflection at stride 32"):
+        resnet.map_sizes(64, 32)
+    assert [feature.shape[-1] for feature in resnet(image(33, 33))] == [5, 3, 2]
+    zeros = build_encoder(RESNET, weights="random", padding="zeros")
+    assert zeros(image(32, 32))[-1].shape == (1, 512, 1, 1)
+
+
 def test_messages_about_taps_and_layouts() -> None:
     with pytest.raises(ConfigError, match="but unused never does"):
         TappedNetwork(Doubled(), ["maps", "unused"])(image())

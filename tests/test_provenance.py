@@ -1,11 +1,12 @@
 """Digests change with what the code and the configuration do, and with nothing else."""
 
 import ast
+import os
 import shutil
 
 import pytest
 
-from sanflow.provenance import INFRASTRUCTURE, PACKAGE, STAGES, code_digest, digest_of, environment
+from sanflow.provenance import INFRASTRUCTURE, PACKAGE, STAGES, code_digest, digest_of, environment, training_digest
 
 
 @pytest.fixture
@@ -81,6 +82,29 @@ def test_a_function_of_a_docstring_alone_still_has_a_body(tmp_path, monkeypatch)
     (tmp_path / "a.py").write_text('def nothing():\n    """Says it."""\n')
     monkeypatch.setitem(STAGES, "tables", ("a.py",))
     assert len(code_digest("tables", tmp_path)) == 64
+
+
+def test_another_weights_file_under_the_same_name_trains_again(tmp_path):
+    path = tmp_path / "encoder.pth"
+    settings = {"encoder": "torchvision/squeezenet1_0", "weights": str(path)}
+    missing = training_digest(settings)
+    path.write_bytes(b"one")
+    first = training_digest(settings)
+    os.utime(path, (1, 1))
+    assert training_digest(settings) == first  # touched, not changed
+    path.write_bytes(b"two")
+    assert len({missing, first, training_digest(settings)}) == 3
+
+
+def test_the_shipped_weights_are_part_of_the_training_digest(tmp_path, monkeypatch):
+    settings = {"encoder": "sanflow/compact", "weights": "pretrained"}
+    shipped = training_digest(settings)
+    other = tmp_path / "compact.safetensors"
+    other.write_bytes(b"other")
+    monkeypatch.setattr("sanflow.provenance.resource", lambda name: other)
+    assert training_digest(settings) != shipped
+    for fixed in ({**settings, "weights": "random"}, {"encoder": "timm/resnet18.tv_in1k", "weights": "pretrained"}):
+        assert training_digest(fixed) == digest_of([fixed, None])
 
 
 def test_digest_does_not_depend_on_the_order_of_keys():

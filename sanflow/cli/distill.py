@@ -33,7 +33,7 @@ def distill(
     seed: Annotated[int, typer.Option(help="Of images, crops and initial weights.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Crops per step.")] = 16,
     crop: Annotated[int, typer.Option(help="Side of a crop in pixels, a multiple of 16.")] = 96,
-    program_images: Annotated[int, typer.Option(help="Images made by a program, beside the photographs.")] = 400,
+    program_images: Annotated[int, typer.Option(help="Images made by a program, beside the photographs.")] = 256,
     reduction_batches: Annotated[int, typer.Option(help="Batches that the teacher's PCA is fitted on.")] = 40,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 3e-3,
     save_every: Annotated[int, typer.Option(help="Steps between two saved states.")] = 250,

@@ -44,6 +44,7 @@ def train(
     from sanflow.config import benchmark_path, load_benchmark
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
+    from sanflow.provenance import training_digest
     from sanflow.tracking import job_tracker
     from sanflow.training.loop import Outputs
     from sanflow.training.loop import train as run
@@ -59,7 +60,8 @@ def train(
         )
     content = read_index(index)
     unit = f"{content.dataset}/{content.category}/{experiment}/seed{seed}"
-    tracker = job_tracker(tracking, unit=unit, digest=settings.training_digest(content.category), stage="train")
+    digest = training_digest(settings.training_settings(content.category))
+    tracker = job_tracker(tracking, unit=unit, digest=digest, stage="train")
     with tracker:
         run(
             settings,

@@ -74,6 +74,7 @@ def evaluate(
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
     from sanflow.evaluation import evaluate_files
+    from sanflow.provenance import training_digest
     from sanflow.runs import HEADLINE
     from sanflow.tracking import job_tracker
 
@@ -101,7 +102,7 @@ def evaluate(
         unit = f"{dataset}/{category}/{experiment}/seed{seed}"
         numbers = {f"test/{name}": value for name, value in found.metrics.items() if isinstance(value, float)}
         finite = {name: value for name, value in numbers.items() if not math.isnan(value)}
-        digest = settings.training_digest(category)
+        digest = training_digest(settings.training_settings(category))
         with job_tracker(tracking, unit=unit, digest=digest, stage="evaluate", send=False) as run:
             run.log_metrics(finite, step=settings.epochs)
             run.log_artifact(output)

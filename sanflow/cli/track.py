@@ -13,7 +13,7 @@ from rich.progress import track as progress
 
 from sanflow.config import CHECKOUT, Benchmark, benchmark_path, load_benchmark, load_settings
 from sanflow.files import read_json, sha256_of_file, write_json
-from sanflow.provenance import digest_of, environment
+from sanflow.provenance import digest_of, environment, training_digest
 from sanflow.tracking import Status, job_tracker, masked
 from sanflow.tracking.mirror import initialise
 from sanflow.tracking.sync import sync as send_pending
@@ -153,7 +153,8 @@ def _log_models(chosen: Benchmark, results: Path) -> None:
         if experiment not in chosen.experiments or not checkpoint.exists():
             continue
         settings = chosen.experiments[experiment]
-        unit, digest = f"{dataset}/{category}/{experiment}/{seed}", settings.training_digest(category)
+        unit = f"{dataset}/{category}/{experiment}/{seed}"
+        digest = training_digest(settings.training_settings(category))
         with job_tracker(results / "tracking", unit=unit, digest=digest, stage="model", send=False) as tracker:
             tracker.log_model(checkpoint, scores, sha256_of_file(checkpoint), settings.input_size_for(category))
 

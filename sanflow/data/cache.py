@@ -5,6 +5,7 @@ rename of its finished folder; jobs that want the same entry wait at its lock an
 change tells when an entry was last used: beyond the limit the least recently used go. Damaged entries are made anew.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,14 +73,10 @@ def cached(
         n_bytes = int(np.prod(shape))
         _trim(cache, None if limit_bytes is None else limit_bytes - n_bytes, keep=folder)
         require_free_space(cache, n_bytes, f"the image cache of {label} (or choose another cache folder)")
-        _build(folder, label, shape, fill)
-        made = _open(folder, shape)
-    if made is None:
-        raise RuntimeError(f"The cache entry {folder} does not survive its own check.")
-    return made
+        return _build(folder, label, shape, fill)
 
 
-def _build(folder: Path, label: str, shape: tuple[int, ...], fill: Callable[[ndarray], None]) -> None:
+def _build(folder: Path, label: str, shape: tuple[int, ...], fill: Callable[[ndarray], None]) -> ndarray:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         with storage_errors(folder):
@@ -97,8 +94,11 @@ def _build(folder: Path, label: str, shape: tuple[int, ...], fill: Callable[[nda
             }
             del array
             (temporary / "entry.json").write_text(json.dumps(facts), "utf-8")
+            # Mapped before others can see it: another job may evict the entry as soon as it stands there.
+            made: ndarray = np.load(temporary / "images.npy", mmap_mode="r", allow_pickle=False)
             _remove(folder)
             os.replace(temporary, folder)
+            return made
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -158,8 +158,9 @@ def clear(cache: Path) -> int:
 
 def _trim(cache: Path, limit_bytes: int | None, keep: Path) -> None:
     for path in cache.glob(".*.tmp"):  # left by killed jobs
-        if time.time() - path.stat().st_mtime > 24 * 3600:
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another job has removed it just now
+            if time.time() - path.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(path, ignore_errors=True)
     if limit_bytes is None:
         return
     others = [entry for entry in entries(cache) if entry.folder != keep]

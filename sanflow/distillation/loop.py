@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sanflow.distillation.crops import Crops
 from sanflow.distillation.lessons import Lessons
-from sanflow.distillation.photographs import photograph_paths, read_photographs
+from sanflow.distillation.photographs import licence_of, photograph_paths, read_photographs
 from sanflow.distillation.teacher import AlignedTeacher, Reduction, fit_reductions
 from sanflow.encoders.compact import CHANNELS, MEAN, STD, CompactEncoder, folded, save_compact
 from sanflow.encoders.encoder import Encoder
@@ -230,7 +230,7 @@ def _card(
     return {
         "name": "sanflow/compact",
         "teacher": teacher.identity,
-        "photographs": [path.name for path in paths],
+        "photographs": {path.name: licence_of(path) for path in paths},
         "choices": {
             **dataclasses.asdict(choices),
             "channels": list(choices.channels),

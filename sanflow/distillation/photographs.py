@@ -66,6 +66,14 @@ def builtin_photographs() -> list[Path]:
     return paths
 
 
+def licence_of(path: Path) -> str | None:
+    """Licence of one of `PHOTOGRAPHS`; None for a photograph of the user's own, whose licence only they know."""
+    for photograph in PHOTOGRAPHS:
+        if path.as_posix().endswith(f"/{photograph.package}/{photograph.path}"):
+            return photograph.licence
+    return None
+
+
 def photograph_paths(sources: Sequence[str]) -> list[Path]:
     """Every image file of the sources, each folder's in the order of their names.
 

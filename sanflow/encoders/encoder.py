@@ -137,3 +137,10 @@ class Encoder(nn.Module):
                 f"Expected image height and width divisible by {patch}, the patch size of {name}, "
                 f"but got {height} x {width}. Choose such an `input_size`."
             )
+        deepest = max(self.strides)
+        # A map of one cell has nothing to reflect.
+        if self._identity.get("padding") == "reflect" and min(height, width) <= deepest:
+            raise ConfigError(
+                f"Expected images of more than {deepest} pixels for {name}, which pads by reflection at stride "
+                f"{deepest}, but got {height} x {width}. Choose a larger `input_size` or `padding: zeros`."
+            )

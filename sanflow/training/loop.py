@@ -26,7 +26,7 @@ from sanflow.encoders import Encoder, build_encoder, measure_feature_scales
 from sanflow.errors import ConfigError, StorageError, TrainingError
 from sanflow.files import write_json
 from sanflow.model import AnomalyFlow
-from sanflow.provenance import code_digest, environment
+from sanflow.provenance import code_digest, environment, training_digest
 from sanflow.schedule import learning_rate
 from sanflow.tracking import Tracker
 from sanflow.training.batches import Batches
@@ -127,7 +127,9 @@ class _Training:
         self.precision = usable_precision(experiment.precision, device)
         self.layout = memory_format(device)
         self.cost = Cost(device)
-        self.key = StateKey(experiment.training_digest(index.category), index.digest, code_digest("train"), seed)
+        self.key = StateKey(
+            training_digest(experiment.training_settings(index.category)), index.digest, code_digest("train"), seed
+        )
         self.states = StateFolder(outputs.state, self.key)
         self.step = 0
         self.history: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from sanflow.config import benchmark_path, load_benchmark, settings_from
 from sanflow.data.registry import categories
 from sanflow.errors import SanflowError
-from sanflow.provenance import code_digest, digest_of
+from sanflow.provenance import code_digest, digest_of, training_digest
 
 try:
     SETTINGS = settings_from(config)

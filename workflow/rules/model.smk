@@ -32,7 +32,7 @@ rule train:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         code=code_digest("train"),
-        config=lambda wildcards: experiment_of(wildcards).training_digest(wildcards.category),
+        config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
@@ -53,7 +53,7 @@ use rule train as train_keeping with:
         experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is not None),
     params:
         code=code_digest("train"),
-        config=lambda wildcards: experiment_of(wildcards).training_digest(wildcards.category),
+        config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
 
@@ -77,7 +77,7 @@ rule import_official:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("import_official"),
-        config=lambda wildcards: experiment_of(wildcards).training_digest(wildcards.category),
+        config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
     shell:
         'sanflow import-official {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
         " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
