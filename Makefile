@@ -28,7 +28,7 @@ demo: install ## Run the demo benchmark, write its report, print its table.
 	sanflow show results/demo
 
 report: install ## Write results/<BENCHMARK>/report.html from a finished run.
-	snakemake --config benchmark=$(BENCHMARK) --report results/$(BENCHMARK)/report.html
+	snakemake --config benchmark=$(BENCHMARK) --report results/$(basename $(notdir $(BENCHMARK)))/report.html
 
 test: install ## Run the tests that need no server and no patience.
 	pytest -q -n 2 --dist worksteal -m "not slow and not server and not cluster and not browser"

@@ -186,6 +186,12 @@ class Experiment(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
+        if isinstance(self.input_size, dict) and "default" not in self.input_size:
+            raise ValueError("`input_size` by category needs the key `default`")
+        if min(min(_pair(size)) for size in self._sizes()) < 16:
+            raise ValueError(f"expected `input_size` of at least 16 pixels, but got {self.input_size}")
+        if self.keep_every is not None and not self.trains:
+            raise ValueError("`keep_every` keeps epochs of a training, but nothing is trained here: leave it out")
         if self.method == "external":
             if self.maps is None:
                 raise ValueError(
@@ -199,7 +205,7 @@ class Experiment(StrictModel):
                 "expected `encoder` as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, "
                 f"but got {self.encoder!r}"
             )
-        if self.source == "official" and self.official_weights is None:
+        if self.source == "official" and "{category}" not in (self.official_weights or ""):
             raise ValueError(
                 "`source: official` needs `official_weights`: the path of the authors' files, with {category}"
             )
@@ -208,14 +214,15 @@ class Experiment(StrictModel):
                 f"expected `warmup_epochs` to be at most half of `epochs` ({self.epochs}), "
                 f"but got {self.warmup_epochs}: the warm-up would eat the schedule"
             )
-        if isinstance(self.input_size, dict) and "default" not in self.input_size:
-            raise ValueError("`input_size` by category needs the key `default`")
-        if min(min(_pair(size)) for size in self._sizes()) < 16:
-            raise ValueError(f"expected `input_size` of at least 16 pixels, but got {self.input_size}")
         if self.method == "cflow" and self.base == "predicted":
             raise ValueError("`method: cflow` has the base N(0, I); for a predicted base choose `method: sanflow`")
         if self.locations_per_step is not None and self.base == "predicted":
             raise ValueError("`locations_per_step` needs `base: fixed`: the predicted base is trained on whole images")
+        if self.locations_per_step is not None and (self.synthetic_anomalies or self.update == "joint"):
+            raise ValueError(
+                "`locations_per_step` trains each scale on shuffled normal locations: leave it out, or set "
+                "`synthetic_anomalies: false` and `update: per_scale`"
+            )
         return self
 
     def _sizes(self) -> list[Size]:
@@ -230,7 +237,22 @@ class Experiment(StrictModel):
     def training_settings(self, category: str) -> dict[str, Any]:
         """All that decides the trained weights, as plain values, with the input size of this category."""
         settings = self.model_dump(mode="json", exclude=NOT_TRAINING)
-        return {**settings, "input_size": list(self.input_size_for(category))}
+        return {
+            **settings,
+            "input_size": list(self.input_size_for(category)),
+            "official_weights": self.official_weights_for(category),
+        }
+
+    def official_weights_for(self, category: str) -> str | None:
+        """The authors' file for a category, where the weights are theirs."""
+        # Not str.format: a path may hold other braces.
+        return None if self.official_weights is None else self.official_weights.replace("{category}", category)
+
+    def maps_for(self, dataset: str, category: str) -> str | None:
+        """The folder of another tool's anomaly maps for a category, where there is one."""
+        if self.maps is None:
+            return None
+        return self.maps.replace("{dataset}", dataset).replace("{category}", category)
 
     @property
     def trains(self) -> bool:
@@ -287,7 +309,22 @@ class Benchmark(StrictModel):
 
         Arguments:
             categories: The categories of each data set, `all` already resolved.
+
+        Raises:
+            ConfigError: If an `input_size` names a category that looks like a misspelt one.
         """
+        known = {category for names in categories.values() for category in names}
+        for name, experiment in self.experiments.items():
+            sizes = experiment.input_size if isinstance(experiment.input_size, dict) else {}
+            if sizes == CFLOW_INPUT_SIZE:  # its authors' categories, not the user's words
+                continue
+            # A category that does not run here is no fault: the list of categories may be a part of them.
+            for key in set(sizes) - known - {"default"}:
+                if close := difflib.get_close_matches(key, known - set(sizes), n=1, cutoff=0.75):
+                    raise ConfigError(
+                        f"Expected categories in `input_size` of the experiment {name!r}, but got {key!r}. "
+                        f"Did you mean {close[0]!r}?"
+                    )
         for dataset in self.datasets:
             for category in categories[dataset]:
                 for name, experiment in self.experiments.items():
@@ -355,6 +392,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"expected a name as key, but got {key!r}", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -374,7 +415,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         value = yaml.load(Path(path).read_text("utf-8"), _UniqueKeyLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"Expected a configuration file at {path}, but there is none.") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"Expected to be able to read {path}, but got: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"Expected YAML in {path}, but got: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"Expected keys and values in {path}, but got {type(value).__name__}.")

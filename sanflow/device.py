@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from sanflow.errors import DeviceError
+from sanflow.errors import ConfigError, DeviceError
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +20,15 @@ def choose_device(wish: str) -> torch.device:
     """The device that `auto`, `cuda` or `cpu` means here.
 
     Raises:
+        ConfigError: If it is none of the three.
         DeviceError: If a GPU is demanded and torch sees none.
 
     Example:
         >>> choose_device("cpu")
         device(type='cpu')
     """
+    if wish not in {"auto", "cuda", "cpu"}:
+        raise ConfigError(f"Expected the device auto, cuda or cpu, but got {wish!r}. CUDA_VISIBLE_DEVICES picks a GPU.")
     if wish == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():

@@ -4,6 +4,7 @@ So any method can be measured and shown in the same tables. One map per test ima
 `.png` (8 or 16 bits), one channel, higher for more anomalous, of the size of its image or of the experiment's input.
 """
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from sanflow.data.index import Index
@@ -53,13 +55,14 @@ def score_external(
     table = index.test
     natives = [(int(height), int(width)) for height, width in table[["height", "width"]].to_numpy()]
     found, problems = _match([str(image) for image in table.image], root)
-    maps = []
+    maps, digest = [], hashlib.sha256()
     for image, native in zip(table.image, natives, strict=True):
         file = found.get(str(image))
         if file is None:
             continue
         try:
             maps.append(_read_map(file, {native, input_size}))
+            digest.update(maps[-1].tobytes())
         except DataError as error:
             problems.append(f"{file.relative_to(root)}: {error}")
     if problems:
@@ -79,7 +82,7 @@ def score_external(
         labels=table.label.to_numpy() == 1,
         defect_types=[str(name) for name in table.defect_type],
         input_size=input_size,
-        provenance={**(provenance or {}), "index_digest": index.digest},
+        provenance={**(provenance or {}), "index_digest": index.digest, "maps_sha256": digest.hexdigest()},
     )
 
 
@@ -125,13 +128,19 @@ def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
         DataError: Without the file's name, which the caller knows.
     """
     try:
-        if file.suffix.lower() == ".npy":
+        ending = file.suffix.lower()
+        if ending == ".npy":
             values = np.load(file, allow_pickle=False)
-        else:
+        elif ending == ".png":
             with Image.open(file) as image:
                 values = np.asarray(image)
+        else:  # Pillow knows neither 16-bit nor 64-bit floats
+            values = tifffile.imread(file)
     except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
         raise DataError(f"it cannot be read ({error})") from error
+    if not isinstance(values, np.ndarray):  # an .npz by its content
+        values.close()
+        raise DataError("expected one array, but it is an archive of arrays")
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
     if values.ndim != 2 or values.dtype.kind not in "fiub":
@@ -139,6 +148,8 @@ def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
     if values.shape not in sizes:
         expected = " or ".join(f"{height} x {width}" for height, width in sorted(sizes))
         raise DataError(f"expected height x width {expected}, but got {values.shape[0]} x {values.shape[1]}")
-    if not np.isfinite(values).all():
-        raise DataError("expected finite numbers, but it holds NaN or infinity")
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        map_HW: np.ndarray = values.astype(np.float32)
+    if not np.isfinite(map_HW).all():
+        raise DataError("expected finite numbers in the range of float32, but it holds NaN, infinity or larger ones")
+    return map_HW

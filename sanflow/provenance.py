@@ -84,19 +84,31 @@ def digest_of(value: Any) -> str:
 def training_digest(settings: Mapping[str, Any]) -> str:
     """SHA-256 of what decides trained weights beside data, seed and code.
 
-    That is the settings, and the content of the file that the encoder's weights are read from: another file under the
-    same name trains again. Weights named by a tag or drawn from a seed are settled by the settings.
+    That is the settings, and the content of the files that weights are read from: another file under the same name
+    trains again. Weights named by a tag or drawn from a seed are settled by the settings.
 
     Arguments:
         settings: An experiment's `training_settings` for a category.
     """
-    weights = str(settings["weights"])
-    if weights == "pretrained":
-        file = resource("encoders/compact.safetensors") if settings["encoder"] == "sanflow/compact" else None
-    else:
-        file = Path(weights)
-    content = _digest_as_of(file, file.stat().st_mtime_ns) if file is not None and file.is_file() else None
-    return digest_of([dict(settings), content])
+    shipped = settings["encoder"] == "sanflow/compact" and settings["weights"] == "pretrained"
+    files = [
+        resource("encoders/compact.safetensors") if shipped else Path(str(settings["weights"])),
+        Path(str(settings.get("official_weights"))),
+    ]
+    contents = [_digest_as_of(file, file.stat().st_mtime_ns) if file.is_file() else None for file in files]
+    return digest_of([dict(settings), contents])
+
+
+def listing_digest(folder: str | Path, *, times: bool = False) -> str:
+    """SHA-256 of the names and sizes of all files below a folder: a new file is noticed, a touched one is not.
+
+    Arguments:
+        folder: May be missing.
+        times: Also of when each file was changed: then a touched one is noticed too.
+    """
+    files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
+    facts = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return digest_of(facts if times else [fact[:2] for fact in facts])
 
 
 @functools.cache
@@ -145,6 +157,15 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def environment_tags() -> dict[str, Any]:
+    """What `environment` says, under the names of MLflow tags."""
+    facts = environment()
+    return {f"sanflow.{key}": facts[key] for key in ("git_commit", "git_dirty", "python", "platform")} | {
+        "sanflow.version": facts["sanflow"],
+        "versions": facts["packages"],
     }
 
 

@@ -1,6 +1,7 @@
 """What all tests share: where the optional reference data lies, and one thread per test process."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder of real data and weights, which is not at {folder} (set SANFLOW_SHARED)")
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where $SANFLOW_REQUIRE names markers, a test of theirs that is skipped has failed: CI shall not pass over it."""
+    report = yield
+    required = os.environ.get("SANFLOW_REQUIRE", "").split()
+    if report.skipped and not hasattr(report, "wasxfail") and any(item.get_closest_marker(name) for name in required):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but required here: {report.longrepr}"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -63,6 +63,9 @@ def test_bench_score_tells_all():
     assert found["images_per_second"] > 0
     assert found["ratio_to_reference"] > 0
     assert found["gmac_per_image"] > 0
+    assert set(found["milliseconds"]) == {"encoder", "statistics_network", "flows", "images_and_likelihoods"}
+    assert all(value > 0 for value in found["milliseconds"].values())
+    assert 0 < found["weights_fraction_of_memory_peak"] < 10
 
 
 def test_without_a_checkout_there_is_no_reference(monkeypatch, tmp_path):

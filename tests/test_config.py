@@ -1,8 +1,10 @@
 """The configuration: defaults of each method, every refusal, and the files generated from the models."""
 
 import json
+import re
 
 import pytest
+from pydantic import ValidationError
 
 from sanflow.cli.config import configuration_page
 from sanflow.config import (
@@ -76,6 +78,53 @@ def test_training_settings_change_with_what_changes_weights_only():
 def test_kept_epochs_are_multiples_of_keep_every():
     assert experiment(epochs=7, keep_every=3).kept_epochs == [3, 6]
     assert experiment().kept_epochs == []
+
+
+def test_misspelt_categories_of_input_sizes_are_told():
+    def jobs(**sizes):
+        changes = {"method": "sanflow", "encoder": "timm/x.y", "input_size": {"default": 64, **sizes}}
+        return list(
+            Benchmark.model_validate({"datasets": {"a": {}}, "experiments": {"one": changes}}).jobs(
+                {"a": ["transistor"]}
+            )
+        )
+
+    with pytest.raises(ConfigError, match=r"`input_size` of the experiment 'one', but got 'transitor'. Did you mean"):
+        jobs(transitor=128)
+    assert len(jobs(transistor=128, transitor=32)) == len(jobs(bottle=128)) == 1  # another choice of categories
+
+
+def test_paths_of_a_category():
+    official = experiment(source="official", official_weights="w/{category}.pt")
+    assert official.official_weights_for("nut") == "w/nut.pt"
+    assert official.training_settings("nut")["official_weights"] == "w/nut.pt"
+    external = Experiment(method="external", maps="{dataset}/m/{category}{x}")
+    assert external.maps_for("a", "b") == "a/m/b{x}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "cflow", "synthetic_anomalies": True}, "`locations_per_step` trains each scale on shuffled normal"),
+        ({"method": "cflow", "update": "joint"}, "`locations_per_step` trains each scale on shuffled normal"),
+        ({"source": "official", "official_weights": "w/bottle.pt"}, "path of the authors' files, with {category}"),
+        ({"source": "official", "official_weights": "{category}.pt", "keep_every": 2}, "nothing is trained here"),
+        ({"method": "external", "maps": "m", "input_size": 0}, "at least 16 pixels, but got 0"),
+        ({"method": "external", "maps": "m", "input_size": {"nut": 32}}, "needs the key `default`"),
+    ],
+)
+def test_impossible_combinations_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        experiment(**changes)
+
+
+def test_files_that_are_no_yaml_are_named(tmp_path):
+    for content, message in [(b"\xff\xfe", "Expected YAML in"), (b"? [a, b]\n: 1\n", "expected a name as key")]:
+        (tmp_path / "x.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=message):
+            load_benchmark(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match="Expected to be able to read"):
+        load_benchmark(tmp_path)
 
 
 def test_jobs_are_the_product_within_the_data_sets_an_experiment_names():

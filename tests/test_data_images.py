@@ -24,10 +24,9 @@ def index(tmp_path) -> Index:
         ("grey16.png", np.full((2, 2), 257 * 77, np.uint16), (77, 77, 77)),
         ("grey16.tif", np.full((2, 2), 257 * 77 + 128, np.uint16), (77, 77, 77)),
         ("grey16up.tif", np.full((2, 2), 257 * 77 + 129, np.uint16), (78, 78, 78)),
-        ("int32.tif", np.full((2, 2), 257 * 77, np.int32), (77, 77, 77)),
-        ("int32small.tif", np.full((2, 2), 77, np.int32), (77, 77, 77)),
+        ("grey16.pgm", np.full((2, 2), 257 * 77, np.uint16), (77, 77, 77)),
+        ("dark16.pgm", np.full((2, 2), 200, np.uint16), (1, 1, 1)),  # one scale for all, however dark
         ("unit.tif", np.full((2, 2), 0.2, np.float32), (51, 51, 51)),
-        ("float.tif", np.full((2, 2), 77.4, np.float32), (77, 77, 77)),
         ("rgba.png", np.full((2, 2, 4), (9, 8, 7, 0), np.uint8), (9, 8, 7)),
         ("grey_alpha.png", np.full((2, 2, 2), (9, 0), np.uint8), (9, 9, 9)),
         ("bilevel.png", np.full((2, 2), True), (255, 255, 255)),
@@ -39,6 +38,34 @@ def test_every_image_type_becomes_8_bit_rgb(tmp_path, name, stored, expected):
     assert decoded.shape == (2, 2, 3)
     assert tuple(decoded[0, 0]) == expected
     assert np.array_equal(decoded, np.asarray(decode_image((tmp_path / name).read_bytes())))
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (np.full((2, 2), 77, np.int32), "32-bit integers, whose white is not known; save it with 8 or 16 bits"),
+        (np.full((2, 2), 77.4, np.float32), "floats from 77.4 to 77.4, where 0 to 1 is expected"),
+        (np.full((2, 2), np.nan, np.float32), "floats from nan to nan"),
+    ],
+)
+def test_values_of_unknown_scale_are_refused(tmp_path, stored, message):
+    Image.fromarray(stored).save(tmp_path / "image.tif")
+    with pytest.raises(DataError, match=f"Expected a readable image at .*image.tif, but got: {message}"):
+        decode_image(tmp_path / "image.tif")
+
+
+def test_files_that_changed_since_they_were_indexed_are_refused(index):
+    row = index.test[index.test["mask"] != ""].iloc[0]
+    for column, load in (("image", lambda: load_images(index, "test", (8, 8))), ("mask", lambda: load_masks(index))):
+        path = index.root / row[column]
+        before = path.read_bytes()
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[0, 0] = 255 - pixels[0, 0]
+        Image.fromarray(pixels).save(path)
+        with pytest.raises(DataError, match=r"as it was indexed .* has changed since .* snakemake --forcerun index"):
+            load()
+        path.write_bytes(before)
+        load()
 
 
 def test_palette_images_show_their_colours(tmp_path):

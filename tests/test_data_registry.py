@@ -68,7 +68,17 @@ def test_a_folder_of_the_users_own(tmp_path):
     mvtec(tmp_path, "screw")
     mvtec(tmp_path, "nut")
     (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/readme.txt").write_text("no category")
     assert categories("mine", "all", "folder", tmp_path) == ["nut", "screw"]
+
+
+def test_empty_and_misspelt_categories_are_told_where_all_are_asked_for(tmp_path):
+    mvtec(tmp_path, "nut")
+    (tmp_path / "cap").mkdir()
+    (tmp_path / "pin/Train/good").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"there is none in: cap, pin\. Complete or remove them, or list"):
+        categories("mine", "all", "folder", tmp_path)
+    assert categories("mine", ["nut"], "folder", tmp_path) == ["nut"]
 
 
 def test_a_folder_that_is_none(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 from helpers.results import draw_data_set
 from PIL import Image
 
@@ -45,6 +46,8 @@ def test_each_type_and_layout(tmp_path, index, maps, ending, prefix):
     np.testing.assert_array_equal(scores.grids["map"], factor * np.stack(list(maps.values())))
     assert scores.paths == list(index.test.image)
     assert scores.labels.tolist() == (index.test.label == 1).tolist()
+    digest = scores.provenance.pop("maps_sha256")
+    assert len(digest) == 64
     assert scores.provenance == {"seed": 1, "index_digest": index.digest}
     assert scores.input_size == SIZE
 
@@ -87,10 +90,37 @@ def test_all_faults_in_one_error(tmp_path, index, maps):
     assert "nut/test/hole/000.npy: no test image" in message
     assert f"{dot1}: several maps" in message
     assert "good/000.npy: expected height x width 32 x 32 or 48 x 40, but got 7 x 9" in message
-    assert "good/001.npy: expected finite numbers, but it holds NaN or infinity" in message
+    assert "good/001.npy: expected finite numbers in the range of float32" in message
     assert "dot/000.npy: it cannot be read" in message
     assert "line/000.npy: expected one channel of real numbers, but got shape (32, 32, 3)" in message
     assert message.endswith("Mend these files and score again.")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.uint16])
+def test_every_number_type_of_tiff(tmp_path, index, maps, dtype):
+    for image, map_HW in maps.items():
+        file = (tmp_path / image).with_suffix(".tif")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(file, (map_HW * 128).astype(dtype))
+    expected = np.stack([(map_HW * 128).astype(dtype) for map_HW in maps.values()])
+    np.testing.assert_array_equal(score_external(index, tmp_path, SIZE).grids["map"], expected)
+
+
+def test_maps_that_are_none(tmp_path, index, maps):
+    for number, (image, map_HW) in enumerate(maps.items()):
+        file = (tmp_path / image).with_suffix(".tif" if number == 0 else ".npy")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if number == 0:
+            tifffile.imwrite(file, np.stack([map_HW, map_HW]), photometric="minisblack")
+        elif number == 1:
+            with open(file, "wb") as archive:
+                np.savez(archive, map_HW)
+        else:
+            np.save(file, map_HW if number > 2 else np.full(SIZE, 1e300))
+    with pytest.raises(DataError) as caught:
+        score_external(index, tmp_path, SIZE)
+    for message in ("got shape (2, 32, 32)", "it is an archive of arrays", "or larger ones"):
+        assert message in str(caught.value)
 
 
 def test_a_map_that_could_belong_to_several_images(tmp_path, index, maps):

@@ -106,6 +106,21 @@ def test_a_lock_folder_that_cannot_be_made_is_named(tmp_path):
         claim_slot(["0"], 1, tmp_path / "file" / "locks")
 
 
+def test_a_lock_folder_of_others_is_refused(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for name in ("open", "link"):
+        with pytest.raises(StorageError, match="a folder that only this user can write, but got"):
+            claim_slot(["0"], 1, tmp_path / name)
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "mine/0.0.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        claim_slot(["0"], 1, tmp_path / "mine")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [

@@ -339,7 +339,6 @@ def workplace(tmp_path) -> Path:
     benchmark = {
         "datasets": {"own": {"kind": "folder", "root": str(tmp_path / "data")}},
         "experiments": {
-            "no-weights": settings | {"official_weights": "none/{category}.pt"},
             "theirs": settings,
             "trained": {"method": "sanflow", "encoder": "torchvision/resnet18"},
         },
@@ -354,7 +353,8 @@ def command(workplace: Path, *options: str):
     app = typer.Typer()
     edge.register(app)
     app.command()(lambda: None)  # with two commands typer keeps their names
-    arguments = ["import-official", str(workplace / "index.csv"), "--benchmark", str(workplace / "own.yaml")]
+    arguments = ["import-official", str(workplace / "weights/bottle.pt"), "--index", str(workplace / "index.csv")]
+    arguments += ["--benchmark", str(workplace / "own.yaml")]
     outputs = ["--output", str(workplace / "out/checkpoint.pt"), "--history", str(workplace / "out/train.json")]
     return CliRunner().invoke(app, [*arguments, *outputs, *options])
 
@@ -379,10 +379,13 @@ def test_command_writes_checkpoint_and_report(authors, workplace):
 def test_command_refuses_what_is_not_there(workplace):
     error = command(workplace, "--experiment", "ours").exception
     assert isinstance(error, ConfigError)
-    assert "one of ['no-weights', 'theirs', 'trained'], but got 'ours'" in str(error)
+    assert "one of ['theirs', 'trained'], but got 'ours'" in str(error)
     error = command(workplace, "--experiment", "trained").exception
     assert isinstance(error, ConfigError)
     assert "'trained' has `source: trained`" in str(error)
-    error = command(workplace, "--experiment", "no-weights").exception
+    error = command(workplace, "--experiment", "theirs").exception
     assert isinstance(error, WeightsError)
-    assert "none/bottle.pt" in str(error)
+    assert "weights/bottle.pt" in str(error)
+    error = command(workplace, "--experiment", "theirs", "--benchmark", "offical").exception
+    assert isinstance(error, ConfigError)
+    assert "Did you mean 'official'?" in str(error)

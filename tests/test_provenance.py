@@ -6,7 +6,16 @@ import shutil
 
 import pytest
 
-from sanflow.provenance import INFRASTRUCTURE, PACKAGE, STAGES, code_digest, digest_of, environment, training_digest
+from sanflow.provenance import (
+    INFRASTRUCTURE,
+    PACKAGE,
+    STAGES,
+    code_digest,
+    digest_of,
+    environment,
+    listing_digest,
+    training_digest,
+)
 
 
 @pytest.fixture
@@ -104,7 +113,27 @@ def test_the_shipped_weights_are_part_of_the_training_digest(tmp_path, monkeypat
     monkeypatch.setattr("sanflow.provenance.resource", lambda name: other)
     assert training_digest(settings) != shipped
     for fixed in ({**settings, "weights": "random"}, {"encoder": "timm/resnet18.tv_in1k", "weights": "pretrained"}):
-        assert training_digest(fixed) == digest_of([fixed, None])
+        assert training_digest(fixed) == digest_of([fixed, [None, None]])
+
+
+def test_another_file_of_the_authors_imports_again(tmp_path):
+    path = tmp_path / "bottle.pt"
+    settings = {"encoder": "timm/x.y", "weights": "pretrained", "official_weights": str(path)}
+    path.write_bytes(b"one")
+    first = training_digest(settings)
+    path.write_bytes(b"two")
+    assert training_digest(settings) != first
+
+
+def test_a_listing_notices_names_and_sizes_and_times_if_asked(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.png").write_bytes(b"1")
+    plain, timed = listing_digest(tmp_path), listing_digest(tmp_path, times=True)
+    os.utime(tmp_path / "a/1.png", (1, 1))
+    assert (listing_digest(tmp_path) == plain, listing_digest(tmp_path, times=True) == timed) == (True, False)
+    (tmp_path / "a/1.png").write_bytes(b"12")
+    assert listing_digest(tmp_path) != plain
+    assert listing_digest(tmp_path / "missing") == digest_of([])
 
 
 def test_digest_does_not_depend_on_the_order_of_keys():

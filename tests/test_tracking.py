@@ -161,6 +161,17 @@ def test_a_killed_job_is_told_as_killed_and_resumes_its_run(uri, folder):
     assert history(uri, run, "train/loss") == [(0, 1.0), (1, 0.5)]
 
 
+def test_epochs_that_are_trained_again_after_a_kill_are_told_once(uri, folder):
+    for first, last in ((0, 3), (1, 5)):  # the second attempt goes on from the state after epoch 0
+        mirror._run_ids.clear()
+        mirror._told.clear()
+        with tracker_of(uri, folder) as tracker:
+            for epoch in range(first, last):
+                tracker.log_metrics({"train/loss": 1 / (1 + epoch)}, step=epoch)
+    (run,) = runs_of(uri)
+    assert history(uri, run, "train/loss") == [(epoch, 1 / (1 + epoch)) for epoch in range(5)]
+
+
 def test_the_next_attempt_sends_what_the_killed_one_could_not(uri, folder):
     killed_job(DEAD, folder)
     with tracker_of(uri, folder) as tracker:
@@ -297,6 +308,16 @@ def test_unreachable_knows_files_from_servers():
     assert unreachable("sqlite:////tmp/x.db") is None
     assert unreachable("databricks") is None
     assert "127.0.0.1:9 does not answer" in unreachable("http://127.0.0.1:9")
+
+
+def test_an_address_that_is_none_warns_and_shows_no_password(folder, caplog):
+    uri = "postgresql://ada:se/cr@et@db/runs"
+    assert "no valid address" in unreachable(uri)
+    with tracker_of(uri, folder) as tracker:
+        tracker.log_metrics({"train/loss": 1.0}, step=0)
+    assert "no valid address" in caplog.text
+    assert "cr@et" not in caplog.text
+    assert "no valid address" in mirror.initialise(uri, folder)
 
 
 def test_settings_are_flattened():

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -262,7 +263,7 @@ def test_training_writes_history_and_cost(train_small):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "cflow", "batch_size": 4, "locations_per_step": 12, "position_channels": 8},
+        {"method": "cflow", "batch_size": 4, "locations_per_step": 4, "position_channels": 8, "update": "per_scale"},
         {"method": "cflow-matched"},
         {"update": "per_scale", "precision": "bf16"},
         {"normalize_features": True, "gradient_clip": 1.0, "input_size": [16, 24]},
@@ -299,13 +300,61 @@ def test_divergence_stops_the_training_and_keeps_the_state(train_small, monkeypa
         return features if len(calls) <= 4 else [maps * math.inf for maps in features]
 
     monkeypatch.setattr(Encoder, "forward", forward)
-    with pytest.raises(TrainingError, match=r"Expected a finite loss and gradient, but the last \d+ updates"):
+    with pytest.raises(TrainingError, match=r"Expected a finite loss and gradient, but the last \d+ batches"):
         train_small(epochs=4, save_every_seconds=0.0)
     states = list(train_small.outputs.state.glob("*.step*.pt"))
     assert len(states) == 1
     state = torch.load(states[0], weights_only=True)
     assert state["step"] == 4
     assert all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize("scale", [0, 2], ids=["first", "last"])
+def test_one_bad_scale_among_good_ones_is_a_divergence(train_small, monkeypatch, scale):
+    from sanflow.encoders import Encoder
+
+    honest, calls = Encoder.forward, []
+
+    def forward(self, images):
+        calls.append(1)
+        features = honest(self, images)
+        return [maps * math.inf if i == scale and len(calls) > 4 else maps for i, maps in enumerate(features)]
+
+    monkeypatch.setattr(Encoder, "forward", forward)
+    with pytest.raises(TrainingError, match=r"the last \d+ batches of small .* The state before them is kept"):
+        train_small(epochs=4, save_every_seconds=0.0, update="per_scale")
+    (path,) = train_small.outputs.state.glob("*.step*.pt")
+    assert torch.load(path, weights_only=True)["step"] == 4
+
+
+def test_a_scale_with_fewer_locations_than_a_step_takes_is_refused(train_small):
+    changes = {"method": "cflow", "batch_size": 4, "position_channels": 8, "update": "per_scale"}
+    with pytest.raises(
+        ConfigError, match=r"\(12\) locations per batch at each scale, but scale 2 has 4 x 1 x 1.*to at least 12"
+    ):
+        train_small(**changes, locations_per_step=12)
+
+
+@pytest.mark.parametrize("wish", ["gpu", "cuda:1", "CUDA"])
+def test_an_unknown_device_is_refused(wish):
+    with pytest.raises(ConfigError, match=f"Expected the device auto, cuda or cpu, but got '{wish}'"):
+        choose_device(wish)
+
+
+def test_batches_that_fail_while_nobody_takes_them_do_not_block_the_end():
+    class Failing(Batches):
+        def batch(self, step):
+            if step == 3:
+                raise OSError("a disk went away")
+            return super().batch(step)
+
+    batches = Failing(np.zeros((4, 2, 2, 3), np.uint8), batch_size=2, seed=0)
+    ahead = batches.ahead(0, 9)
+    assert next(ahead).step == 0
+    time.sleep(0.3)  # the queue is full, and the thread has met the error
+    ahead.close()
+    with pytest.raises(OSError, match="a disk went away"):
+        list(batches.ahead(0, 9))
 
 
 def test_too_few_images_for_a_batch_are_refused(train_small):

@@ -1,17 +1,19 @@
 """How fast is scoring? Images per second of the scorer, beside the plain networks in the same call."""
 
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from sanflow.bench.bare import CountProducts, matmul_peak
-from sanflow.bench.train import interleaved, load_reference, synchronizer, write_profile
+from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
+from sanflow.bench.train import interleaved, load_reference, stopwatches, synchronizer, write_profile
 from sanflow.config import Experiment
 from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
-from sanflow.encoders import build_encoder
+from sanflow.encoders import Encoder, build_encoder
 from sanflow.model import AnomalyFlow
 from sanflow.scoring import Scorer
 
@@ -76,8 +78,10 @@ def bench_score(
         seconds, plain_seconds = interleaved(step, plain, windows, steps, synchronize)
         with CountProducts() as counted:
             step()
+        milliseconds = _phases(step, model, network, synchronize)
         dtype = torch.bfloat16 if used == "bf16" else torch.float32
-        peak = matmul_peak(dtype, chosen, synchronize)
+        peak, bandwidth = matmul_peak(dtype, chosen, synchronize), memory_peak(chosen, synchronize)
+        weights = sum(weight.nbytes for module in (model, network) for weight in module.parameters())
         if profile is not None:
             write_profile(step, profile, chosen)
     batch_seconds = statistics.median(seconds)
@@ -93,10 +97,35 @@ def bench_score(
         "ratio_to_reference": None
         if plain_seconds is None
         else statistics.median(b / a for a, b in zip(seconds, plain_seconds, strict=True)),
+        "milliseconds": milliseconds,
         "gmac_per_image": counted.macs / batch_size / 1e9,
         "matmul_peak_gflops": peak / 1e9,
         "fraction_of_matmul_peak": 2 * counted.macs / batch_seconds / peak,
+        "memory_peak_gbytes_per_second": bandwidth / 1e9,
+        # Each weight must be read once a batch, whatever else moves.
+        "weights_fraction_of_memory_peak": weights / batch_seconds / bandwidth,
     }
+
+
+def _phases(
+    step: Callable[[], None], model: AnomalyFlow, encoder: Encoder, synchronize: Callable[[], None], repeats: int = 3
+) -> dict[str, float]:
+    """Milliseconds of each part of a batch, the device waited for in between; medians."""
+    parts: dict[str, list[nn.Module]] = {
+        "encoder": [encoder],
+        "statistics_network": [model.base],
+        "flows": list(model.flows),
+    }
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        start = time.perf_counter()
+        with stopwatches(parts, synchronize) as spent:
+            step()
+            synchronize()
+        spent["images_and_likelihoods"] = time.perf_counter() - start - sum(spent.values())
+        for name, seconds in spent.items():
+            found.setdefault(name, []).append(seconds)
+    return {name: 1000 * statistics.median(seconds) for name, seconds in found.items()}
 
 
 def _plain_step(

@@ -8,14 +8,14 @@ import importlib.util
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sanflow.anomalies import SyntheticAnomalies
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
@@ -202,7 +202,11 @@ class TrainingWork:
         """Seconds of each phase of a step, the device waited for in between; medians."""
         found: dict[str, list[float]] = {}
         for _ in range(repeats):
-            with _stopwatches(self, synchronize) as spent:
+            parts: dict[str, list[nn.Module]] = {
+                "statistics_network": [self.model.base],
+                "flows": list(self.model.flows),
+            }
+            with stopwatches(parts, synchronize, self.stepper.optimizer) as spent:
                 start = time.perf_counter()
                 images_B3HW, mask_B1HW = self.images()
                 synchronize()
@@ -223,9 +227,19 @@ class TrainingWork:
 
 
 @contextlib.contextmanager
-def _stopwatches(work: TrainingWork, synchronize: Callable[[], None]) -> Iterator[dict[str, float]]:
-    """Time the statistics network, the flows and the optimizer while open."""
-    spent = dict.fromkeys(("statistics_network", "flows", "optimizer"), 0.0)
+def stopwatches(
+    parts: Mapping[str, Sequence[nn.Module]],
+    synchronize: Callable[[], None],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Iterator[dict[str, float]]:
+    """Time modules by the name of their part, and an optimizer, while open.
+
+    Arguments:
+        parts: Name -> modules whose forward passes are added up.
+        synchronize: Waits for the device.
+        optimizer: Timed as `optimizer`; None for none.
+    """
+    spent = dict.fromkeys([*parts, *(["optimizer"] if optimizer else [])], 0.0)
     starts: dict[str, float] = {}
 
     def begin(name: str) -> Callable[..., None]:
@@ -242,17 +256,14 @@ def _stopwatches(work: TrainingWork, synchronize: Callable[[], None]) -> Iterato
 
         return hook
 
-    optimizer = work.stepper.optimizer
-    handles: list[Any] = [
-        work.model.base.register_forward_pre_hook(begin("statistics_network")),
-        work.model.base.register_forward_hook(end("statistics_network")),
-        optimizer.register_step_pre_hook(begin("optimizer")),
-        optimizer.register_step_post_hook(end("optimizer")),
-    ]
-    for flow in work.model.flows:
+    handles: list[Any] = []
+    for name, modules in parts.items():
+        for module in modules:
+            handles += [module.register_forward_pre_hook(begin(name)), module.register_forward_hook(end(name))]
+    if optimizer is not None:
         handles += [
-            flow.register_forward_pre_hook(begin("flows")),
-            flow.register_forward_hook(end("flows")),
+            optimizer.register_step_pre_hook(begin("optimizer")),
+            optimizer.register_step_post_hook(end("optimizer")),
         ]
     try:
         yield spent

@@ -12,27 +12,25 @@ def register(app: typer.Typer) -> None:
 
 
 def import_official(
-    index: Annotated[Path, typer.Argument(help="index.csv of the category.")],
+    file: Annotated[Path, typer.Argument(help="The authors' weight file of the category.")],
     *,
+    index: Annotated[Path, typer.Option(help="index.csv of the category.")],
     benchmark: Annotated[str, typer.Option(help="Name in config/benchmarks/ or path of a benchmark file.")],
     experiment: Annotated[str, typer.Option(help="Key of an experiment of the benchmark.")],
     output: Annotated[Path, typer.Option(help="Checkpoint to write.")],
     history: Annotated[Path, typer.Option(help="train.json to write: what was read, and an empty history.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="The authors' file, in place of the experiment's `official_weights`.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed to write down; nothing is drawn.")] = 0,
 ) -> None:
     """Import the authors' weight file of one category."""
     from sanflow import official
     from sanflow.checkpoints import save_checkpoint
-    from sanflow.config import load_benchmark
+    from sanflow.config import benchmark_path, load_benchmark
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.files import write_json
-    from sanflow.provenance import code_digest, environment
+    from sanflow.provenance import code_digest, environment, training_digest
 
-    chosen = load_benchmark(benchmark)
+    chosen = load_benchmark(benchmark_path(benchmark))
     if experiment not in chosen.experiments:
         raise ConfigError(
             f"Expected an experiment of {benchmark}, one of {list(chosen.experiments)}, but got {experiment!r}."
@@ -43,8 +41,6 @@ def import_official(
         raise ConfigError(
             f"Expected an experiment with `source: official`, but {experiment!r} has `source: {settings.source}`."
         )
-    # Not str.format: a path may hold other braces.
-    file = weights or Path(str(settings.official_weights).replace("{category}", content.category))
     imported = official.import_official(file, settings)
 
     report = imported.report
@@ -62,6 +58,7 @@ def import_official(
             "category": content.category,
             "experiment_name": experiment,
             "index_digest": content.digest,
+            "config_digest": training_digest(settings.training_settings(content.category)),
             "code_digest": code_digest("import_official"),
             "versions": environment(),
             "import": report,

@@ -36,21 +36,21 @@ def score_external(
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.external import score_external as read_maps
-    from sanflow.provenance import code_digest, environment
+    from sanflow.provenance import code_digest, digest_of, environment
 
     settings = _experiment(benchmark, experiment)
     content = read_index(index)
-    folder = str(maps or settings.maps or "")
+    folder = str(maps or settings.maps_for(content.dataset, content.category) or "")
     if not folder:
         raise ConfigError(f"Expected `maps` in the experiment {experiment!r} or `--maps`, but got neither.")
-    # Not str.format: a path may hold other braces.
-    folder = folder.replace("{dataset}", content.dataset).replace("{category}", content.category)
     provenance = {
         "dataset": content.dataset,
         "category": content.category,
         "experiment_name": experiment,
         "experiment": settings.model_dump(mode="json"),
         "maps": folder,
+        "config_digest": digest_of(settings.model_dump(mode="json", include={"maps", "input_size"})),
+        "device": "another tool's",
         "code_digest": code_digest("score_external"),
         "versions": environment(),
     }
@@ -73,8 +73,9 @@ def evaluate(
     tracking: Annotated[Path | None, typer.Option(help="results/<benchmark>/tracking; mirrors the metrics.")] = None,
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
+    from sanflow.data.index import read_index
     from sanflow.evaluation import evaluate_files
-    from sanflow.provenance import training_digest
+    from sanflow.provenance import environment_tags, training_digest
     from sanflow.runs import HEADLINE
     from sanflow.tracking import job_tracker
 
@@ -102,8 +103,15 @@ def evaluate(
         unit = f"{dataset}/{category}/{experiment}/seed{seed}"
         numbers = {f"test/{name}": value for name, value in found.metrics.items() if isinstance(value, float)}
         finite = {name: value for name, value in numbers.items() if not math.isnan(value)}
-        digest = training_digest(settings.training_settings(category))
-        with job_tracker(tracking, unit=unit, digest=digest, stage="evaluate", send=False) as run:
+        chosen = settings.training_settings(category)
+        job = {"dataset": dataset, "category": category, "experiment": experiment, "seed": seed, "settings": chosen}
+        images_of = read_index(index)
+        with job_tracker(tracking, unit=unit, digest=training_digest(chosen), stage="evaluate", send=False) as run:
+            if not settings.trains:  # else training has told it
+                digests = {name: provenance.get(name) for name in ("code_digest", "config_digest")}
+                run.log_params(job)
+                run.log_tags({**environment_tags(), **digests, "data_digest": images_of.digest})
+            run.log_dataset(f"{dataset}/{category}", images_of.digest, str(images_of.root), "test")
             run.log_metrics(finite, step=settings.epochs)
             run.log_artifact(output)
             if images is not None:

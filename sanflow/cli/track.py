@@ -13,7 +13,7 @@ from rich.progress import track as progress
 
 from sanflow.config import CHECKOUT, Benchmark, benchmark_path, load_benchmark, load_settings
 from sanflow.files import read_json, sha256_of_file, write_json
-from sanflow.provenance import digest_of, environment, training_digest
+from sanflow.provenance import digest_of, environment_tags, training_digest
 from sanflow.tracking import Status, job_tracker, masked
 from sanflow.tracking.mirror import initialise
 from sanflow.tracking.sync import sync as send_pending
@@ -63,7 +63,7 @@ def init(benchmark: BenchmarkArgument, results: ResultsOption = None, uri: UriOp
     tracker.log_params(
         {"experiments": list(chosen.experiments), "datasets": list(chosen.datasets), "seeds": chosen.seeds}
     )
-    tracker.log_tags({"sanflow.title": chosen.title, "sanflow.config_digest": digest, **_facts()})
+    tracker.log_tags({"sanflow.title": chosen.title, "sanflow.config_digest": digest, **environment_tags()})
     tracker.log_artifact(path.absolute())
     # Running until `publish` says how it ended.
     tracker.finish("RUNNING")
@@ -169,14 +169,6 @@ def _means(results: Path) -> dict[str, float]:
             if metrics.get(name) is not None:
                 values.setdefault(f"{experiment}/{name}", []).append(metrics[name])
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
-
-
-def _facts() -> dict[str, object]:
-    facts = environment()
-    return {f"sanflow.{key}": facts[key] for key in ("git_commit", "git_dirty", "python", "platform")} | {
-        "sanflow.version": facts["sanflow"],
-        "versions": facts["packages"],
-    }
 
 
 def _warn(message: str) -> None:

@@ -63,10 +63,12 @@ def cached(
     Raises:
         StorageError: If there is no space.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(f"{FORM}|{key}".encode()).hexdigest()[:32]
     folder = cache / name
-    with FileLock(cache / f".{name}.lock"):
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / f".{name}.lock").acquire()
+    with lock:
         found = _open(folder, shape)
         if found is not None:
             return found

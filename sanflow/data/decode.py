@@ -21,12 +21,14 @@ DAMAGE = (
     SyntaxError,
     ValueError,
     EOFError,
+    NotImplementedError,
     struct.error,
 )
 
 
 def decode_image(source: Path | bytes, name: str | Path = "") -> Image.Image:
-    """Decode an image to RGB, 8 bits a channel; grey is repeated, an alpha channel dropped, 16 bits divided by 257.
+    """Decode an image to RGB, 8 bits a channel; grey is repeated, an alpha channel dropped, 16 bits divided by 257,
+    floats in [0, 1] multiplied by 255.
 
     Arguments:
         source: A file, or its bytes.
@@ -52,13 +54,19 @@ def decode_image(source: Path | bytes, name: str | Path = "") -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.mode == "I":  # Pillow opens some 16-bit files as 32-bit integers
-        values = np.asarray(image)
-        return Image.fromarray(_eight_bits(values) if values.max() > 255 else values.astype(np.uint8)).convert("RGB")
+    # One scale for all images of a type, whatever is in them: a bright pixel may not darken the rest.
+    if image.mode == "I":
+        if image.format == "TIFF":
+            raise ValueError("32-bit integers, whose white is not known; save it with 8 or 16 bits")
+        # Pillow opens some 16-bit files as 32-bit integers.
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "F":
         values = np.asarray(image)
-        scale = 255 if values.max() <= 1 else 1
-        return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError(
+                f"floats from {values.min():g} to {values.max():g}, where 0 to 1 is expected; save it with 8 or 16 bits"
+            )
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

@@ -60,9 +60,12 @@ def download(
     entry = dataset_entry(name)
     folder = Path(data_root) / name
     console = console or Console(stderr=True)
+    if _is_complete(folder):  # also where nobody may write
+        return folder / MARKER
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{name}.lock")):
+        lock = FileLock(folder.with_name(f".{name}.lock")).acquire()
+    with lock:
         if _is_complete(folder):
             return folder / MARKER
         if _has_content(folder) and not entry.builtin and not (folder / MARKER).exists():

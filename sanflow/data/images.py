@@ -4,6 +4,7 @@ Shapes: N images, H height, W width. Images are uint8 RGB, masks are bool.
 Training and foreign images are resized bilinearly, test images by Lanczos, masks by nearest neighbour.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,10 @@ from numpy import ndarray
 from PIL import Image
 
 from sanflow.data.cache import cached
-from sanflow.data.decode import decode_image, read_mask
+from sanflow.data.decode import decode_image, mask_bytes, read_mask
 from sanflow.data.index import Index
+from sanflow.errors import DataError
+from sanflow.files import sha256_of_file
 
 Resampling = Literal["bilinear", "lanczos"]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
@@ -48,17 +51,18 @@ def load_images(
         (N, H, W, 3) uint8; from the cache a read-only memory map, so that an epoch costs no decoding.
 
     Raises:
-        DataError: If an image is missing or damaged.
+        DataError: If an image is missing or damaged, or is another one than was indexed.
         StorageError: If there is no space for the cache.
     """
     height, width = size
     chosen: Resampling = resampling or RESAMPLING_OF_SPLIT[split]
-    names = list(index.rows(split).image)
+    rows = index.rows(split)
+    names, digests = list(rows.image), list(rows.sha256)
     shape = (len(names), height, width, 3)
 
     def fill(images_NHW3: ndarray) -> None:
         def read(i: int) -> None:
-            images_NHW3[i] = read_image(index.root / names[i], size, chosen)
+            images_NHW3[i] = read_image(index.root / names[i], size, chosen, digests[i])
 
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(read, range(len(names))))
@@ -72,10 +76,16 @@ def load_images(
     return cached(Path(cache_dir), key, label, shape, fill, limit_bytes=cache_bytes)
 
 
-def read_image(path: Path, size: tuple[int, int], resampling: Resampling) -> ndarray:
-    """One image as (H, W, 3) uint8, squashed to `size` (height, width)."""
+def read_image(path: Path, size: tuple[int, int], resampling: Resampling, sha256: str = "") -> ndarray:
+    """One image as (H, W, 3) uint8, squashed to `size` (height, width).
+
+    Raises:
+        DataError: If it is missing or damaged, or its bytes do not have the digest `sha256`, if one is given.
+    """
     height, width = size
     image = decode_image(path)
+    if sha256:
+        _require_same(path, sha256_of_file(path), sha256)
     if image.size != (width, height):
         image = image.resize((width, height), FILTERS[resampling])
     return np.asarray(image)
@@ -93,7 +103,7 @@ def load_masks(index: Index, size: tuple[int, int] | None = None, split: str = "
         (N, H, W) bool, or without `size` a list of N bool arrays (H, W) that may differ in size.
 
     Raises:
-        DataError: If a mask is missing or damaged.
+        DataError: If a mask is missing or damaged, or is another one than was indexed.
     """
     if size is None:
         return list(iterate_masks(index, None, split))
@@ -106,13 +116,22 @@ def load_masks(index: Index, size: tuple[int, int] | None = None, split: str = "
 def iterate_masks(index: Index, size: tuple[int, int] | None = None, split: str = "test") -> Iterator[ndarray]:
     """As `load_masks`, one (H, W) at a time, for data sets whose masks do not fit in memory."""
     rows = index.rows(split)
-    for reference, height, width in zip(rows["mask"], rows.height, rows.width, strict=True):
+    for reference, digest, height, width in zip(rows["mask"], rows.mask_sha256, rows.height, rows.width, strict=True):
         shape = size or (int(height), int(width))
         if reference == "":
             yield np.zeros(shape, bool)
             continue
         mask_HW = read_mask(index.root, reference, index.mask_above)
+        _require_same(reference, hashlib.sha256(mask_bytes(index.root, reference)).hexdigest(), digest)
         if mask_HW.shape != shape:
             resized = Image.fromarray(mask_HW.astype(np.uint8)).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
             mask_HW = np.asarray(resized) > 0
         yield mask_HW
+
+
+def _require_same(file: str | Path, found: str, indexed: str) -> None:
+    if indexed and found != indexed:
+        raise DataError(
+            f"Expected {file} as it was indexed (sha256 {indexed[:12]}), but it has changed since "
+            f"(sha256 {found[:12]}). Index the category again: snakemake --forcerun index."
+        )

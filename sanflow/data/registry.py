@@ -145,6 +145,21 @@ def _folder_entry(name: str, root: str | Path | None) -> DatasetEntry:
     )
 
 
+def _require_only_categories(name: str, folder: Path, known: list[str]) -> None:
+    """No empty or half category is passed over in silence: its `train/good` may be misspelt or missing."""
+    others = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and path.name not in known:
+            names = {part.name.lower() for part in path.iterdir()}
+            if not names or names & {"train", "test", "ground_truth"}:
+                others.append(path.name)
+    if others:
+        raise DataError(
+            f"Expected train/good in each category below {folder}, but there is none in: {', '.join(others)}. Complete "
+            f"or remove them, or list the `categories` of {name} by name."
+        )
+
+
 def categories(
     name: str,
     chosen: Literal["all"] | list[str] = "all",
@@ -165,6 +180,8 @@ def categories(
     """
     known = list(dataset_entry(name, kind, root).categories)
     if chosen == "all":
+        if kind == "folder" and root is not None:
+            _require_only_categories(name, Path(root), known)
         return known
     for category in chosen:
         if category not in known:

@@ -44,6 +44,8 @@ METRICS_PER_BATCH = 800
 VALUE_LENGTH = 5000
 
 _run_ids: dict[tuple[str, str], str] = {}
+# (run, metric) -> the steps and values that the server has had of earlier attempts.
+_told: dict[tuple[str, str], set[tuple[int, float]]] = {}
 
 
 def send(uri: str, folder: Path, identity: dict[str, Any], events: list[Event]) -> str | None:
@@ -64,6 +66,7 @@ def send(uri: str, folder: Path, identity: dict[str, Any], events: list[Event]) 
     except Exception as error:
         # Whatever MLflow or its database raises, the job's own work is worth more than its mirror.
         _run_ids.clear()
+        _told.clear()
         return f"the server at {masked(uri)} did not take the events: {masked(_first_line(error))}"
     return None
 
@@ -155,9 +158,19 @@ class _Run:
             Metric(_name(key), value, event["time"], event["step"])
             for event in events
             for key, value in event["values"].items()
+            if not self._has(_name(key), event["step"], value)
         ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(self._id, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+    def _has(self, key: str, step: int, value: float) -> bool:
+        """Whether an epoch was told by an attempt that was killed before it could save its state."""
+        if not key.startswith("train/"):
+            return False
+        if (self._id, key) not in _told:
+            history = self._client.get_metric_history(self._id, key)
+            _told[self._id, key] = {(metric.step, metric.value) for metric in history}
+        return (step, value) in _told[self._id, key]
 
     def _log_tags(self, values: dict[str, str]) -> None:
         from mlflow.entities import RunTag

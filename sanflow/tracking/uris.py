@@ -31,8 +31,11 @@ def unreachable(uri: str, timeout: float = 3.0) -> str | None:
         uri: Any tracking URI.
         timeout: Seconds to wait for the connection.
     """
-    parts = urlsplit(uri)
-    port = parts.port or DEFAULT_PORTS.get(parts.scheme.split("+")[0])
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme.split("+")[0])
+    except ValueError:  # its message quotes the URI, and with it a password
+        return "it is no valid address (quote special characters of a password as %xx, or keep it out of the URI)"
     if not parts.hostname or port is None:
         return None
     try:

@@ -6,6 +6,7 @@ a state needs no generator's state, and batches that were made ahead and never u
 Shapes: B images, H x W pixels, 3 channels last; n images that texture is taken from.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Generator
@@ -112,20 +113,20 @@ class Batches:
         waiting: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         closed = threading.Event()
 
+        def put(item: Batch | BaseException) -> None:
+            while not closed.is_set():
+                with contextlib.suppress(queue.Full):
+                    waiting.put(item, timeout=0.1)
+                    return
+
         def make() -> None:
             try:
                 for step in range(first, last):
-                    batch = self.batch(step)
-                    while not closed.is_set():
-                        try:
-                            waiting.put(batch, timeout=0.1)
-                            break
-                        except queue.Full:
-                            continue
+                    put(self.batch(step))
                     if closed.is_set():
                         return
             except BaseException as error:
-                waiting.put(error)
+                put(error)
 
         thread = threading.Thread(target=make, name="sanflow-batches", daemon=True)
         thread.start()

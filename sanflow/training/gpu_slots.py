@@ -12,13 +12,14 @@ import os
 import random
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sanflow.errors import DeviceError, StorageError
+from sanflow.errors import ConfigError, DeviceError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,11 @@ def run_on_gpu(
         environment: Of the command; this process's own if None.
 
     Raises:
+        ConfigError: If `device` is none of the three.
         DeviceError: If a GPU is demanded and there is none, or the command does not exist.
     """
+    if device not in {"auto", "cuda", "cpu"}:
+        raise ConfigError(f"Expected the device auto, cuda or cpu, but got {device!r}.")
     variables = dict(os.environ if environment is None else environment)
     pool = [] if device == "cpu" else gpu_pool(variables)
     if device == "cuda" and not pool:
@@ -135,6 +139,7 @@ def claim_slot(pool: Sequence[str], slots_per_gpu: int, folder: Path, timeout: f
             f"Expected to be able to keep GPU locks in {folder}, but got: {error.strerror}. "
             f"Name another folder of this machine in ${FOLDER_VARIABLE}."
         ) from error
+    _require_own(folder)
     start, told = time.monotonic(), False
     while True:
         for place in range(slots_per_gpu):
@@ -154,9 +159,19 @@ def claim_slot(pool: Sequence[str], slots_per_gpu: int, folder: Path, timeout: f
         time.sleep(random.uniform(*RETRY_SECONDS))
 
 
+def _require_own(folder: Path) -> None:
+    """Where every user may write, another one could have laid links in place of the locks."""
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise StorageError(
+            f"Expected GPU locks in a folder that only this user can write, but got {folder}, which is a link, another "
+            f"user's or writable by others. Remove it, or name another folder of this machine in ${FOLDER_VARIABLE}."
+        )
+
+
 def _try_slot(device: str, place: int, folder: Path) -> Slot | None:
     name = re.sub(r"[^\w-]", "_", device)
-    descriptor = os.open(folder / f"{name}.{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / f"{name}.{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

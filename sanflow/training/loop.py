@@ -26,7 +26,7 @@ from sanflow.encoders import Encoder, build_encoder, measure_feature_scales
 from sanflow.errors import ConfigError, StorageError, TrainingError
 from sanflow.files import write_json
 from sanflow.model import AnomalyFlow
-from sanflow.provenance import code_digest, environment, training_digest
+from sanflow.provenance import code_digest, environment, environment_tags, training_digest
 from sanflow.schedule import learning_rate
 from sanflow.tracking import Tracker
 from sanflow.training.batches import Batches
@@ -139,6 +139,7 @@ class _Training:
         state = self.states.load()
         with self.cost.phase("setup"):
             self._build(state)
+        del state  # a second copy of the weights
         self._introduce()
 
         clock, progress = SaveClock(save_every_seconds), Progress(self.n_steps, self.step, self.experiment.batch_size)
@@ -199,6 +200,8 @@ class _Training:
             rotation_degrees=experiment.rotation_degrees,
             pin=self.device.type == "cuda",
         )
+        if experiment.locations_per_step is not None:
+            self._require_chunks(experiment.locations_per_step)
         self.steps_per_epoch = self.batches.per_pass * experiment.passes_per_epoch
         self.n_steps = self.steps_per_epoch * experiment.epochs
         if experiment.normalize_features and state is None:
@@ -233,6 +236,17 @@ class _Training:
         )
         return encoder.to(self.device).to(memory_format=self.layout)
 
+    def _require_chunks(self, chunk: int) -> None:
+        """No scale may have fewer locations than a step takes: it would never be trained."""
+        batch = self.experiment.batch_size
+        for number, (height, width) in enumerate(self.encoder.map_sizes(*self.size)):
+            if batch * height * width < chunk:
+                raise ConfigError(
+                    f"Expected at least `locations_per_step` ({chunk}) locations per batch at each scale, but scale "
+                    f"{number} has {batch} x {height} x {width}. Set `batch_size` to at least "
+                    f"{-(-chunk // (height * width))}, a larger `input_size`, or fewer `locations_per_step`."
+                )
+
     def _plain_images(self, images_NHW3: Any) -> Iterator[Tensor]:
         for start in range(0, len(images_NHW3), 8):
             images_B3HW = to_device(torch.from_numpy(images_NHW3[start : start + 8].copy()), self.device)
@@ -247,10 +261,14 @@ class _Training:
         self.cost.load(state["cost"])
         self.step, self.history = state["step"], state["history"]
 
-    def _save(self, *, wait: bool = False) -> None:
-        """Save what the next attempt needs; random numbers follow from seed and step, so they are not among it."""
+    def _save(self, *, wait: bool = False) -> bool:
+        """Save what the next attempt needs; random numbers follow from seed and step, so they are not among it.
+
+        Returns:
+            False in the middle of skipped steps: then the last good state stays.
+        """
         if bool(self.guard.consecutive):
-            return  # in the middle of skipped steps: the last good state stays
+            return False
         with self.cost.phase("saving"):
             finished = self.step == self.n_steps
             state: State = {
@@ -269,10 +287,11 @@ class _Training:
                 if wait:
                     raise
                 logger.warning("%s The training goes on meanwhile.", error)
+        return True
 
     def _leave(self, exit_code: int) -> None:
-        self._save(wait=True)
-        logger.warning("Stopped by a signal after step %d of %d; the state is saved.", self.step, self.n_steps)
+        what = "the state is saved" if self._save(wait=True) else "its last steps were skipped, the state before stays"
+        logger.warning("Stopped by a signal after step %d of %d; %s.", self.step, self.n_steps, what)
         raise SystemExit(exit_code)
 
     def _learning_rate(self, epoch: int, place: int) -> float:
@@ -308,8 +327,9 @@ class _Training:
         consecutive = int(self.guard.consecutive)
         if consecutive >= min(MOST_SKIPPED, self.steps_per_epoch):
             raise TrainingError(
-                f"Expected a finite loss and gradient, but the last {consecutive} updates of {self.name} on "
-                f"{self.index.dataset}/{self.index.category} had none and were skipped. The state before them is kept. "
+                f"Expected a finite loss and gradient, but the last {consecutive} batches of {self.name} on "
+                f"{self.index.dataset}/{self.index.category} had updates with none, which were skipped. "
+                "The state before them is kept. "
                 "Set `learning_rate` lower or `gradient_clip` (1.0, say), or check the encoder's features."
             )
 
@@ -322,8 +342,15 @@ class _Training:
             self._checkpoint(self.outputs.checkpoint, self.experiment.epochs)
             for epoch in self.experiment.kept_epochs if self.outputs.kept is not None else []:
                 self._publish_kept(epoch)
-        write_json(self.outputs.record, self._record())
+        record = self._record()
+        write_json(self.outputs.record, record)
         self.tracker.log_artifact(self.outputs.record)
+        costs = {f"seconds_{phase}": seconds for phase, seconds in record["seconds"].items()}
+        costs |= {
+            name: record[name] for name in ("images_per_second", "peak_memory_bytes", "energy_joules", "attempts")
+        }
+        told = {f"cost/{name}": float(value) for name, value in costs.items() if value is not None}
+        self.tracker.log_metrics(told, step=self.experiment.epochs)
 
     @property
     def _has_new_steps(self) -> bool:
@@ -392,9 +419,11 @@ class _Training:
         )
         self.tracker.log_tags(
             {
+                **environment_tags(),
                 **self._facts(),
                 "code_digest": self.key.code,
                 "config_digest": self.key.config,
+                "data_digest": self.key.data,
                 "attempt": self.cost.attempts,
             }
         )

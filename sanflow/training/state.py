@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sanflow.errors import StorageError
-from sanflow.files import atomic_path, write_json
+from sanflow.files import atomic_path, storage_errors, write_json
 from sanflow.provenance import digest_of
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 State = dict[str, Any]
 STATE_FILE = re.compile(r"(?P<key>[0-9a-f]{12})\.step(?P<step>\d{9})\.(?P<sha256>[0-9a-f]{16})\.pt")
 KEY_FILE = re.compile(r"(?P<key>[0-9a-f]{12})\.json")
+# What a save that was killed leaves.
+UNFINISHED = re.compile(r"\.?(?P<key>[0-9a-f]{12})\.waiting\.")
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class StateFolder:
         """Remove the states of other keys: called when this training is done, for each may hold gigabytes."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                match = STATE_FILE.fullmatch(path.name) or KEY_FILE.fullmatch(path.name)
+                match = STATE_FILE.fullmatch(path.name) or KEY_FILE.fullmatch(path.name) or UNFINISHED.match(path.name)
                 if match is not None and match["key"] != self.key.short:
                     logger.info("Removing %s, the state of another training.", path)
                     path.unlink(missing_ok=True)
@@ -185,7 +187,8 @@ class StateFolder:
             self._failure = error
 
     def _write(self, snapshot: State, step: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         key_file = self.folder / f"{self.key.short}.json"
         if not key_file.exists():
@@ -226,7 +229,7 @@ def remove_finished_state(folder: str | os.PathLike[str]) -> None:
     if not path.is_dir():
         return
     for file in path.iterdir():
-        if STATE_FILE.fullmatch(file.name) or KEY_FILE.fullmatch(file.name) or ".waiting." in file.name:
+        if STATE_FILE.fullmatch(file.name) or KEY_FILE.fullmatch(file.name) or UNFINISHED.match(file.name):
             file.unlink(missing_ok=True)
     kept = path / "kept"
     if kept.is_dir():

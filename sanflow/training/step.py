@@ -20,11 +20,11 @@ Named = dict[str, Tensor]
 
 
 class Guard:
-    """Counts steps whose loss or gradient is not finite, on the device; the optimizer skips them.
+    """Counts batches with an update whose loss or gradient is not finite, on the device; the optimizer skips those.
 
     Attributes:
-        skipped: Skipped steps since the start, a scalar on the device.
-        consecutive: Skipped steps since the last good one.
+        skipped: Such batches since the start, a scalar on the device.
+        consecutive: Such batches since the last good one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,10 +32,10 @@ class Guard:
         self.consecutive = torch.zeros((), device=device)
 
     def note(self, bad: Tensor) -> None:
-        """Count one step.
+        """Count one batch.
 
         Arguments:
-            bad: 1 if it is to be skipped, else 0; a scalar on the device.
+            bad: 1 if one of its updates was skipped, else 0; a scalar on the device.
         """
         self.skipped += bad
         self.consecutive = (self.consecutive + 1) * bad
@@ -74,6 +74,9 @@ class Stepper:
     locations_per_step: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        self._bad: list[Tensor] = []
+
     def __call__(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
         """One batch.
 
@@ -86,11 +89,17 @@ class Stepper:
         Returns:
             Loss and terms of each scale under names such as `scale0_loss`, scalars on the device, detached.
         """
+        self._bad = []
         if self.locations_per_step is not None:
-            return self._in_chunks(step, features, images_B3HW, self.locations_per_step)
-        if self.update == "joint":
-            return self._joint(features, images_B3HW, mask_B1HW)
-        return self._per_scale(features, images_B3HW, mask_B1HW)
+            told = self._in_chunks(step, features, images_B3HW, self.locations_per_step)
+        elif self.update == "joint":
+            told = self._joint(features, images_B3HW, mask_B1HW)
+        else:
+            told = self._per_scale(features, images_B3HW, mask_B1HW)
+        if self._bad:
+            # Once a batch: a good scale does not make up for one that never has a finite loss.
+            self.guard.note(torch.stack(self._bad).amax())
+        return told
 
     def _per_scale(self, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
         told: Named = {}
@@ -151,7 +160,7 @@ class Stepper:
         # The fused Adam leaves weights, moments and step counts as they are where `found_inf` is 1.
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.guard.note(bad)
+        self._bad.append(bad)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:

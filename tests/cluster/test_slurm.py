@@ -6,6 +6,7 @@ Printed at the end: how long the same benchmark took here and there.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,8 +84,15 @@ def no_snakemake_left():
             os.killpg(STARTED.pop().pid, signal.SIGKILL)
 
 
+def wait_until(condition, timeout=300):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s"
+        time.sleep(0.1)
+
+
 def on_cluster(root, cluster, folder, profile):
-    line = command(root, folder, "--workflow-profile", profile, *THREADS)
+    line = command(root, folder, "--workflow-profile", profile, *THREADS, save_state_every_seconds=1)
     # --cores is a limit of the local machine; the cluster's is `jobs` of the profile.
     position = line.index("--cores")
     del line[position : position + 2]
@@ -160,11 +168,17 @@ def test_a_gpu_rule_asks_for_a_gpu_and_two_run_at_once(root, cluster, profile, t
     trains = [job for job, comment in cluster.jobs("R").items() if "train" in comment]
     assert len(trains) == 2, "two GPUs, three trainings"
     shown = cluster.call("scontrol", "show", "job", trains[0])
-    assert "gpu" in shown
+    assert re.search(r"TresPerJob=\S*gpu:1|Gres=gpu:1|gres/gpu=1", shown), shown
     # Pre-empted: Slurm puts the job back into its queue, and it goes on from its saved state.
+    category = re.search(r"\b(nut|cap|pin)\b", cluster.jobs("R")[trains[0]])[1]
+    wait_until(lambda: list(tmp_path.glob(f"results/small/state/parts/{category}/**/*.step*.pt")))
     cluster.call("scontrol", "requeue", trains[0])
     finish(running, tmp_path)
     assert len(metrics(tmp_path)) == 3
+    run = tmp_path / f"results/small/parts/{category}/tiny/seed0"
+    assert json.loads((run / "train.json").read_text())["attempts"] == 2
+    log = (tmp_path / f"results/small/logs/train/parts/{category}/tiny/seed0.log").read_text()
+    assert "Going on from the state saved after step" in log
 
 
 def test_a_cancelled_job_is_tried_again(root, cluster, profile, local, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.workflow import environment, snakemake, write_benchmark
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(1500)]
 SANFLOW = Path(sys.executable).parent / "sanflow"
 CATEGORY = "results/small/parts/nut"
 RUN = f"{CATEGORY}/tiny/seed0"
@@ -81,11 +81,15 @@ def test_a_damaged_file_is_named_with_exit_code_7(root, work, file, arguments, d
     assert "Traceback" not in answer.stderr
 
 
-def test_a_damaged_file_is_remade_on_request(root, work):
+@pytest.mark.parametrize(
+    ("file", "rule"),
+    [(f"{CATEGORY}/index.csv", "index"), (f"{RUN}/checkpoint.pt", "train"), (f"{RUN}/scores.npz", "score")],
+)
+def test_a_damaged_file_is_remade_on_request(root, work, file, rule):
     before = json.loads((work / RUN / "metrics.json").read_text())
-    cut(work / RUN / "scores.npz")
+    cut(work / file)
     cut(work / RUN / "metrics.json")
-    snakemake(root, work, "--forcerun", "score")
+    snakemake(root, work, "--forcerun", rule, "evaluate")
     after = json.loads((work / RUN / "metrics.json").read_text())
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         assert before[name] == after[name]

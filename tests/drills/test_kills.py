@@ -1,26 +1,32 @@
 """Drills: snakemake or a job killed with SIGKILL at every stage, and two snakemakes started at once."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+import yaml
 
-from tests.helpers.workflow import command, environment, snakemake, write_benchmark
+from tests.helpers.workflow import EXPERIMENTS, command, environment, snakemake, write_benchmark
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(1500)]
 
 # Stage -> what the command line of its process holds, and what stands finished before it.
 STAGES = {
     "index": "sanflow index",
     "train": "sanflow train",
-    "score": "sanflow score",
+    "score": "sanflow score ",
+    "score_external": "sanflow score-external",
     "evaluate": "sanflow evaluate",
     "tables": "tables.py",
+    "bars": "bars.py",
     "figures": "figures.py",
 }
 RUN = "results/small/parts/nut/tiny/seed0"
@@ -30,21 +36,19 @@ RUN = "results/small/parts/nut/tiny/seed0"
 def reference(root, tmp_path_factory):
     """metrics.json of the same benchmark, run without disturbance."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    write_benchmark(folder, experiments=("tiny",))
+    write_benchmark(folder, experiments=("tiny", "maps"))
     snakemake(root, folder)
     return headline(folder)
 
 
 def headline(folder: Path) -> dict[str, float]:
-    import json
-
     metrics = json.loads((folder / RUN / "metrics.json").read_text())
     return {name: metrics[name] for name in ("image_auroc", "pixel_auroc", "aupro", "image_ap")}
 
 
-def start(root: Path, folder: Path) -> subprocess.Popen:
+def start(root: Path, folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        command(root, folder),
+        command(root, folder, *arguments),
         env=environment(root),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -73,6 +77,13 @@ def wait_for(running: subprocess.Popen, words: str, timeout: float = 400) -> lis
     raise AssertionError(f"no process of {words!r} within {timeout} s")
 
 
+def wait_until(condition: Callable[[], bool], timeout: float = 400) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s"
+        time.sleep(0.05)
+
+
 def finished_files(folder: Path) -> dict[str, int]:
     """Complete outputs and when they were written."""
     names = ("index.csv", "checkpoint.pt", "scores.npz", "metrics.json")
@@ -91,7 +102,7 @@ def kill_tree(running: subprocess.Popen) -> None:
 
 
 def test_snakemake_and_its_jobs_killed_at_every_stage(root, tmp_path, reference):
-    write_benchmark(tmp_path, experiments=("tiny",))
+    write_benchmark(tmp_path, experiments=("tiny", "maps"))
     for stage, words in STAGES.items():
         running = start(root, tmp_path)
         wait_for(running, words)
@@ -113,10 +124,10 @@ def test_snakemake_and_its_jobs_killed_at_every_stage(root, tmp_path, reference)
 
 
 def test_a_job_killed_at_every_stage_fails_alone_and_is_done_again(root, tmp_path, reference):
-    write_benchmark(tmp_path, experiments=("tiny",))
-    for stage in ("index", "train", "score", "evaluate"):
+    write_benchmark(tmp_path, experiments=("tiny", "maps"))
+    for stage, words in STAGES.items():
         running = start(root, tmp_path)
-        victims = wait_for(running, STAGES[stage])
+        victims = wait_for(running, words)
         time.sleep(0.5)
         before = finished_files(tmp_path)
         for process in victims:
@@ -129,8 +140,38 @@ def test_a_job_killed_at_every_stage_fails_alone_and_is_done_again(root, tmp_pat
     assert headline(tmp_path) == reference
 
 
+def test_a_sigterm_through_snakemake_saves_the_state_and_the_rerun_gives_the_same_weights(root, tmp_path):
+    """As a scheduler or a shutdown sends it, to snakemake, the shell and the job at once, far from any save by time."""
+    long = EXPERIMENTS["tiny"] | {"epochs": 24}
+    # Two threads would wait for each other where other tests share the cores.
+    one_thread = ("--set-threads", "train=1")
+    trained = {}
+    for name in ("undisturbed", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        path = write_benchmark(folder, experiments=("tiny",))
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiments": {"tiny": long}}))
+        state = folder / "results/small/state/parts/nut/tiny/seed0"
+        target = f"{RUN}/checkpoint.pt"
+        if name == "stopped":
+            running = start(root, folder, target, *one_thread)
+            (job,) = wait_for(running, STAGES["train"])
+            log = folder / "results/small/logs/train/parts/nut/tiny/seed0.log"
+            wait_until(lambda log=log: log.exists() and "Epoch 2 of" in log.read_text())
+            os.killpg(running.pid, signal.SIGTERM)
+            assert running.wait(timeout=120) == 1
+            assert not job.is_running(), "snakemake ended before its job had saved"
+            assert len(list(state.glob("*.step*.pt"))) == 1
+        snakemake(root, folder, target, *one_thread)
+        trained[name] = torch.load(folder / target, weights_only=True)["model_state"]
+    record = json.loads((tmp_path / "stopped" / RUN / "train.json").read_text())
+    assert record["attempts"] == 2
+    for name, value in trained["undisturbed"].items():
+        assert torch.equal(trained["stopped"][name], value), name
+
+
 def test_a_second_snakemake_is_refused_and_the_first_finishes(root, tmp_path, reference):
-    write_benchmark(tmp_path, experiments=("tiny",))
+    write_benchmark(tmp_path, experiments=("tiny", "maps"))
     running = start(root, tmp_path)
     wait_for(running, STAGES["train"])
     second = snakemake(root, tmp_path, check=False)

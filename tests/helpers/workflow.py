@@ -21,9 +21,7 @@ ODD = 'o\'ring; $(touch pwned) `id` & "é" %s 𝛼'
 EXPERIMENTS = {
     "tiny": {
         "method": "sanflow",
-        "encoder": "torchvision/squeezenet1_0",
-        "weights": "random",
-        "taps": ["features.2", "features.5"],
+        "encoder": "sanflow/compact",
         "input_size": 64,
         "epochs": 2,
         "passes_per_epoch": 1,

@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from sanflow.config import benchmark_path, load_benchmark, settings_from
 from sanflow.data.registry import categories
 from sanflow.errors import SanflowError
-from sanflow.provenance import code_digest, digest_of, training_digest
+from sanflow.provenance import code_digest, digest_of, listing_digest, training_digest
 
 try:
     SETTINGS = settings_from(config)
@@ -22,6 +22,7 @@ try:
         name: categories(name, choice.categories, choice.kind, choice.root)
         for name, choice in BENCHMARK.datasets.items()
     }
+    JOBS = list(BENCHMARK.jobs(CATEGORIES))
 except SanflowError as error:
     raise WorkflowError(str(error))
 
@@ -43,7 +44,6 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
 )
 
-JOBS = list(BENCHMARK.jobs(CATEGORIES))
 FOLDERS = {job: f"{RESULTS}/{job.dataset}/{job.category}/{job.experiment}/seed{job.seed}" for job in JOBS}
 
 
@@ -68,10 +68,10 @@ def marker_of(wildcards):
 
 
 def listing_of(wildcards):
-    """Digest of names and sizes below the owner's folder: a new image is noticed, a touched one is not."""
+    """Digest of the owner's listing: of the category's folder, or of all where categories have no folders."""
     root = BENCHMARK.datasets[wildcards.dataset].root
-    files = sorted(file for file in Path(root, wildcards.category).rglob("*") if file.is_file()) if root else []
-    return digest_of([(str(file.relative_to(root)), file.stat().st_size) for file in files])
+    own = Path(root or "", wildcards.category)
+    return listing_digest(own if own.is_dir() else root) if root else None
 
 
 def training_history_of(wildcards):

@@ -36,7 +36,7 @@ rule train:
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
-        'sanflow gpu-exec --device "$SANFLOW_DEVICE" --slots-per-gpu "$SANFLOW_SLOTS_PER_GPU" --'
+        'exec sanflow gpu-exec --device "$SANFLOW_DEVICE" --slots-per-gpu "$SANFLOW_SLOTS_PER_GPU" --'
         ' sanflow train {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
         " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.checkpoint:q} --history {output.history:q} --state {params.state:q} {params.kept:q}"
@@ -77,9 +77,10 @@ rule import_official:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("import_official"),
+        file=lambda wildcards: experiment_of(wildcards).official_weights_for(wildcards.category),
         config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
     shell:
-        'sanflow import-official {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
+        'sanflow import-official {params.file:q} --index {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
         " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.checkpoint:q} --history {output.history:q} > {log:q} 2>&1"
 
@@ -113,7 +114,7 @@ rule score:
         ],
         checkpoint=lambda wildcards, input: input.checkpoint,
     shell:
-        'sanflow gpu-exec --device "$SANFLOW_DEVICE" --slots-per-gpu "$SANFLOW_SLOTS_PER_GPU" --'
+        'exec sanflow gpu-exec --device "$SANFLOW_DEVICE" --slots-per-gpu "$SANFLOW_SLOTS_PER_GPU" --'
         " sanflow score {input.index:q} --checkpoint {params.checkpoint:q}"
         " --output {output.scores:q} --extras {output.extras:q} {params.state:q}"
         ' --device "$SANFLOW_DEVICE" --cache "$SANFLOW_CACHE" > {log:q} 2>&1'
@@ -158,6 +159,9 @@ rule score_external:
     params:
         code=code_digest("score_external"),
         config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"maps", "input_size"})),
+        maps=lambda wildcards: listing_digest(
+            experiment_of(wildcards).maps_for(wildcards.dataset, wildcards.category), times=True
+        ),
     shell:
         'sanflow score-external {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
         " --experiment {wildcards.experiment:q} --output {output.scores:q} > {log:q} 2>&1"
