@@ -170,7 +170,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_two_run_at_once(root, cluster, profile, t
     shown = cluster.call("scontrol", "show", "job", trains[0])
     assert re.search(r"TresPerJob=\S*gpu:1|Gres=gpu:1|gres/gpu=1", shown), shown
     # Pre-empted: Slurm puts the job back into its queue, and it goes on from its saved state.
-    category = re.search(r"\b(nut|cap|pin)\b", cluster.jobs("R")[trains[0]])[1]
+    category = re.search(r"(?<![a-z])(nut|cap|pin)(?![a-z])", cluster.jobs("R")[trains[0]])[1]
     wait_until(lambda: list(tmp_path.glob(f"results/small/state/parts/{category}/**/*.step*.pt")))
     cluster.call("scontrol", "requeue", trains[0])
     finish(running, tmp_path)
