@@ -227,10 +227,11 @@ class Subnet(nn.Module):
 
     def forward(self, x_NC: Tensor, condition_MP: Tensor) -> Tensor:
         """Coupling coefficients, shape (N, outputs)."""
-        of_features_NH = F.linear(x_NC, self.features_weight)
         of_condition_MH = F.linear(condition_MP, self.condition_weight, self.hidden_bias)
-        hidden_BMH = of_features_NH.view(-1, *of_condition_MH.shape) + of_condition_MH
-        return F.linear(hidden_BMH.relu().flatten(0, 1), self.output_weight, self.output_bias)
+        x_BMC = x_NC.unflatten(0, (-1, condition_MP.shape[0]))
+        # In place: the hidden layer is the largest tensor there is, and no gradient reads what is written over.
+        hidden_BMH = F.linear(x_BMC, self.features_weight).add_(of_condition_MH).relu_()
+        return F.linear(hidden_BMH, self.output_weight, self.output_bias).flatten(0, 1)
 
 
 class IndexPermutation(nn.Module):

@@ -6,6 +6,7 @@ Shapes: B images, C channels, H x W pixels of the input, h x w cells of a scale'
 M positions that N is a multiple of, P channels of the position code.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -39,7 +40,7 @@ class AnomalyFlow(nn.Module):
     Example:
         >>> model = AnomalyFlow([8, 12], position_channels=16, coupling_blocks=2)
         >>> images_B3HW, features_BCHW = torch.zeros(2, 3, 32, 32), torch.zeros(2, 12, 2, 2)
-        >>> loss, terms = model.objective(1, features_BCHW, model.base(images_B3HW), mask_B1HW=None)
+        >>> loss, terms = model.objective(1, features_BCHW, model.base_for(images_B3HW, features_BCHW), mask_B1HW=None)
         >>> sorted(terms)
         ['divergence', 'log_det', 'log_prob']
     """
@@ -85,6 +86,19 @@ class AnomalyFlow(nn.Module):
             seed=seed,
         )
 
+    def base_for(self, images_B3HW: Tensor, *features: Tensor) -> Base:
+        """The base of images, at the pixels that the grids of these features read or at more.
+
+        Arguments:
+            images_B3HW: As the encoder saw them.
+            features: features_BCHW of one or more scales; their grids decide how many pixels are left out.
+        """
+        height, width = images_B3HW.shape[-2:]
+        rows = _common_stride(height, [features_BCHW.shape[2] for features_BCHW in features])
+        columns = _common_stride(width, [features_BCHW.shape[3] for features_BCHW in features])
+        base: Base = self.base(images_B3HW, (rows, columns))
+        return base
+
     def objective(
         self, scale: int, features_BCHW: Tensor, base: Base, mask_B1HW: Tensor | None
     ) -> tuple[Tensor, Terms]:
@@ -93,7 +107,7 @@ class AnomalyFlow(nn.Module):
         Arguments:
             scale: Which flow.
             features_BCHW: The encoder's features of that scale.
-            base: `model.base(images)`, at image resolution.
+            base: `model.base_for(images, features)`.
             mask_B1HW: Synthetic anomalies in [0, 1] at image resolution; None if the experiment has none.
 
         Returns:
@@ -153,7 +167,7 @@ class AnomalyFlow(nn.Module):
             raise ValueError(
                 "Expected the model in eval mode for scores, but it is in training mode; call model.eval()."
             )
-        base: Base = self.base(images_B3HW)
+        base = self.base_for(images_B3HW, *features)
         grids = []
         for scale, features_BCHW in enumerate(features):
             batch, channels, height, width = features_BCHW.shape
@@ -174,6 +188,14 @@ def _spawned(seed: int | None, number: int) -> list[int] | list[None]:
     if seed is None:
         return [None] * number
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(number, np.uint32)]
+
+
+def _common_stride(pixels: int, cells: Sequence[int]) -> int:
+    """The largest s such that every grid of so many cells, read as cell i -> pixel floor(i pixels / cells), reads only
+    multiples of s."""
+    if any(pixels % n_cells for n_cells in cells):
+        return 1
+    return math.gcd(*(pixels // n_cells for n_cells in cells))
 
 
 def abnormal_locations(mask_B1HW: Tensor, height: int, width: int) -> Tensor:

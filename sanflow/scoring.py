@@ -24,14 +24,7 @@ from torch import Tensor
 from sanflow.checkpoints import Checkpoint, load_checkpoint
 from sanflow.data.images import load_images, load_masks
 from sanflow.data.index import Index
-from sanflow.device import (
-    autocast,
-    choose_device,
-    device_name,
-    memory_format,
-    repeatable,
-    usable_precision,
-)
+from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
 from sanflow.encoders import Encoder
 from sanflow.errors import DataError
 from sanflow.fusion import calibration_constants
@@ -127,10 +120,9 @@ class Scorer:
     @classmethod
     def of(cls, checkpoint: Checkpoint, device: torch.device, batch_size: int) -> "Scorer":
         """From a checkpoint."""
-        layout = memory_format(device)
         return cls(
-            checkpoint.build_model().to(device).to(memory_format=layout),
-            checkpoint.build_encoder().to(device).to(memory_format=layout),
+            checkpoint.build_model().to(device).to(memory_format=MEMORY_FORMAT),
+            checkpoint.build_encoder().to(device).to(memory_format=MEMORY_FORMAT),
             device,
             usable_precision(checkpoint.experiment.precision, device),
             batch_size,
@@ -152,7 +144,7 @@ class Scorer:
         images_B3HW = images_BHW3.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         constants = torch.tensor([self.encoder.mean, self.encoder.std]).to(self.device, non_blocking=True)
         images_B3HW = (images_B3HW - constants[0, :, None, None]) / constants[1, :, None, None]
-        return images_B3HW.contiguous(memory_format=memory_format(self.device))
+        return images_B3HW.contiguous(memory_format=MEMORY_FORMAT)
 
     def grids(self, images_NHW3: ndarray, task: str) -> list[ndarray]:
         """For each scale log p / C of every location, (N, h, w) float32."""

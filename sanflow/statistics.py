@@ -38,22 +38,32 @@ class StatisticsNetwork(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(HIDDEN_CHANNELS) for _ in range(HIDDEN_LAYERS))
         self.last = _convolution(HIDDEN_CHANNELS, 2, generator)
 
-    def forward(self, images_B3HW: Tensor) -> InverseGamma:
-        """Parameters of shape (B, H, W), from images normalised for the encoder."""
-        first = F.relu(self.first(images_B3HW))
+    def forward(self, images_B3HW: Tensor, stride: tuple[int, int] = (1, 1)) -> InverseGamma:
+        """Parameters of every pixel, or of those that a coarser grid reads.
+
+        Arguments:
+            images_B3HW: Normalised for the encoder.
+            stride: Every so many rows and columns, from the first, have the last layer computed; all others do not.
+
+        Returns:
+            Parameters of shape (B, ceil(H / stride[0]), ceil(W / stride[1])).
+        """
+        # ReLUs write over their inputs, which no gradient reads.
+        first = F.relu(self.first(images_B3HW), inplace=True)
         hidden = first
         for convolution, norm in zip(self.hidden, self.norms, strict=True):
-            hidden = F.relu(norm(convolution(hidden)))
+            hidden = F.relu(norm(convolution(hidden)), inplace=True)
         # Logarithms with 8 bits would step by percents: the last layer keeps full precision under autocast.
         with torch.autocast(images_B3HW.device.type, enabled=False):
-            log_alpha, log_beta = self.last((hidden + first).to(self.last.weight.dtype)).unbind(dim=1)
+            last_in = (hidden + first).to(self.last.weight.dtype)
+            log_alpha, log_beta = F.conv2d(last_in, self.last.weight, stride=stride, padding=1).unbind(dim=1)
         return InverseGamma(log_alpha, log_beta)
 
 
 class FixedBase(nn.Module):
     """The base that looks at no image: N(0, I) everywhere."""
 
-    def forward(self, images_B3HW: Tensor) -> UnitVariance:
+    def forward(self, images_B3HW: Tensor, stride: tuple[int, int] = (1, 1)) -> UnitVariance:
         """The same for every image."""
         return UnitVariance()
 

@@ -85,3 +85,8 @@ def test_the_lock_can_be_installed(root, tmp_path):
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "Would install" in answer.stdout
+
+
+def test_the_command_tells_its_version(project):
+    done = subprocess.run(["sanflow", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"sanflow {project['version']}\n"

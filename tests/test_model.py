@@ -38,7 +38,7 @@ def test_training_reduces_the_objective_of_every_cell_of_the_ablation(base, synt
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):
-        parameters = model.base(images)
+        parameters = model.base_for(images, *features)
         loss = sum(
             model.objective(scale, features[scale], parameters, mask if synthetic else None)[0] for scale in range(2)
         )
@@ -48,6 +48,28 @@ def test_training_reduces_the_objective_of_every_cell_of_the_ablation(base, synt
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.05
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("image", "grids", "computed"),
+    [
+        ((32, 48), [(8, 12), (4, 6)], (8, 12)),  # strides 4 and 8: every 4th pixel
+        ((32, 48), [(8, 12), (16, 6)], (16, 12)),  # rows every 4th and 2nd, columns every 4th and 8th
+        ((24, 24), [(4, 4), (6, 6)], (12, 12)),  # every 6th and 4th: every 2nd
+        ((32, 32), [(4, 4), (5, 5)], (32, 32)),  # a grid that does not divide the image reads uneven places
+    ],
+)
+def test_base_is_computed_only_where_the_grids_read_it(image, grids, computed):
+    model = small().double()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, *image, generator=generator, dtype=torch.float64)
+    features = [torch.zeros(2, channels, *grid) for channels, grid in zip(CHANNELS, grids, strict=True)]
+    found, everywhere = model.base_for(images, *features), model.base(images)
+    assert found.log_alpha.shape == (2, *computed)
+    for grid in grids:
+        for name in ("log_alpha", "log_beta"):
+            ours, expected = getattr(found.at_grid(*grid), name), getattr(everywhere.at_grid(*grid), name)
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 
 def test_baseline_differs_in_the_base_alone():

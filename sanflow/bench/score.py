@@ -12,7 +12,7 @@ from torch import nn
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
 from sanflow.bench.train import interleaved, load_reference, stopwatches, synchronizer, write_profile
 from sanflow.config import Experiment
-from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
+from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.model import AnomalyFlow
 from sanflow.scoring import Scorer
@@ -59,11 +59,13 @@ def bench_score(
             "position_channels": position_channels,
         }
     )
-    layout, used = memory_format(chosen), usable_precision(settings.precision, chosen)
+    used = usable_precision(settings.precision, chosen)
     with repeatable():
         synchronize = synchronizer(chosen)
-        network = build_encoder(encoder, weights="random").to(chosen).to(memory_format=layout)
-        model = AnomalyFlow.from_experiment(network.channels, settings, seed=0).to(chosen).to(memory_format=layout)
+        network = build_encoder(encoder, weights="random").to(chosen).to(memory_format=MEMORY_FORMAT)
+        model = (
+            AnomalyFlow.from_experiment(network.channels, settings, seed=0).to(chosen).to(memory_format=MEMORY_FORMAT)
+        )
         scorer = Scorer(model.eval(), network, chosen, used, batch_size)
         generator = torch.Generator().manual_seed(0)
         shape = (batch_size, input_size, input_size, 3)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sanflow.anomalies import SyntheticAnomalies
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
 from sanflow.config import CHECKOUT, Experiment
-from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
+from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.errors import DataError
 from sanflow.model import AnomalyFlow
@@ -29,6 +29,8 @@ from sanflow.training.pixels import prepare
 from sanflow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
+# The memory of a CPU process settles in the first steps: until then most of it is touched for the first time.
+WARM_UP_STEPS = 3
 # What Adam moves for each weight, once a batch: weight, gradient and two moments in, weight and moments out.
 ADAM_BYTES = 28
 PLAIN_TRAINING = CHECKOUT / "tests" / "reference" / "plain_training.py"
@@ -159,10 +161,9 @@ class TrainingWork:
     def of(cls, experiment: Experiment, device: torch.device) -> "TrainingWork":
         """As `training.loop` builds them."""
         size = experiment.input_size_for("")
-        layout = memory_format(device)
-        encoder = build_encoder(str(experiment.encoder), weights="random").to(device).to(memory_format=layout)
+        encoder = build_encoder(str(experiment.encoder), weights="random").to(device).to(memory_format=MEMORY_FORMAT)
         model = AnomalyFlow.from_experiment(encoder.channels, experiment, seed=0)
-        model.to(device).to(memory_format=layout).train()
+        model.to(device).to(memory_format=MEMORY_FORMAT).train()
         optimizer = make_optimizer(model)
         set_learning_rate(optimizer, experiment.learning_rate)
         precision = usable_precision(experiment.precision, device)
@@ -187,9 +188,8 @@ class TrainingWork:
         """The next batch as the encoder sees it, and its mask."""
         batch = self.batches.batch(self.n_steps)
         self.n_steps += 1
-        layout = memory_format(self.device)
         mean, std = self.encoder.mean, self.encoder.std
-        return prepare(batch, self.anomalies, mean, std, device=self.device, layout=layout)
+        return prepare(batch, self.anomalies, mean, std, device=self.device)
 
     def step(self) -> None:
         """One batch, from bytes to new weights."""
@@ -349,10 +349,11 @@ def interleaved(
     steps: int,
     synchronize: Callable[[], None],
 ) -> tuple[list[float], list[float] | None]:
-    """Seconds per step of both, window by window in turn, after a step of warming up each."""
+    """Seconds per step of both, window by window in turn, after steps of warming up each."""
     both = [call for call in (ours, other) if call is not None]
     for call in both:
-        call()
+        for _ in range(WARM_UP_STEPS):
+            call()
     seconds: list[list[float]] = [[] for _ in both]
     for _ in range(windows):
         for call, own in zip(both, seconds, strict=True):

@@ -3,7 +3,9 @@
 A command parses, calls one function and writes. A user's error is one line and an exit code (sanflow/errors.py).
 """
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -38,6 +40,21 @@ _results.register(app)
 _bench.register(app)
 _track.register(app)
 _distill.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sanflow {importlib.metadata.version('sanflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command's name; `help` of the application above is its text."""
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from sanflow.checkpoints import save_checkpoint
 from sanflow.config import Experiment
 from sanflow.data.images import load_images
 from sanflow.data.index import Index
-from sanflow.device import autocast, choose_device, device_name, memory_format, repeatable, usable_precision
+from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder, measure_feature_scales
 from sanflow.errors import ConfigError, StorageError, TrainingError
 from sanflow.files import write_json
@@ -125,7 +125,6 @@ class _Training:
         self.cache: dict[str, Any] = {"cache_dir": cache, "cache_bytes": cache_bytes}
         self.size = experiment.input_size_for(index.category)
         self.precision = usable_precision(experiment.precision, device)
-        self.layout = memory_format(device)
         self.cost = Cost(device)
         self.key = StateKey(
             training_digest(experiment.training_settings(index.category)), index.digest, code_digest("train"), seed
@@ -156,7 +155,6 @@ class _Training:
                         self.encoder.mean,
                         self.encoder.std,
                         device=self.device,
-                        layout=self.layout,
                     )
                     with autocast(self.precision, self.device):
                         features = self.encoder(images_B3HW)
@@ -208,7 +206,7 @@ class _Training:
             self.encoder.set_feature_scales(measure_feature_scales(self.encoder, self._plain_images(images_NHW3)))
 
         self.model = AnomalyFlow.from_experiment(self.encoder.channels, experiment, self.seed)
-        self.model.to(self.device).to(memory_format=self.layout).train()
+        self.model.to(self.device).to(memory_format=MEMORY_FORMAT).train()
         self.optimizer = make_optimizer(self.model)
         self.guard, self.means = Guard(self.device), Means()
         self.stepper = Stepper(
@@ -234,7 +232,7 @@ class _Training:
             padding=experiment.padding,
             feature_scales=None if state is None else state["feature_scales"],
         )
-        return encoder.to(self.device).to(memory_format=self.layout)
+        return encoder.to(self.device).to(memory_format=MEMORY_FORMAT)
 
     def _require_chunks(self, chunk: int) -> None:
         """No scale may have fewer locations than a step takes: it would never be trained."""
@@ -250,7 +248,7 @@ class _Training:
     def _plain_images(self, images_NHW3: Any) -> Iterator[Tensor]:
         for start in range(0, len(images_NHW3), 8):
             images_B3HW = to_device(torch.from_numpy(images_NHW3[start : start + 8].copy()), self.device)
-            yield normalised(images_B3HW, self.encoder.mean, self.encoder.std).contiguous(memory_format=self.layout)
+            yield normalised(images_B3HW, self.encoder.mean, self.encoder.std).contiguous(memory_format=MEMORY_FORMAT)
 
     def _restore(self, state: State) -> None:
         self.model.load_state_dict(state["model"])

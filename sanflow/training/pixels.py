@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sanflow.anomalies import SyntheticAnomalies
+from sanflow.device import MEMORY_FORMAT
 from sanflow.training.batches import Batch
 
 
@@ -45,7 +46,6 @@ def prepare(
     std: tuple[float, ...],
     *,
     device: torch.device,
-    layout: torch.memory_format,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor | None]:
     """Images as the encoder sees them, and where they are synthetic anomalies.
@@ -60,4 +60,4 @@ def prepare(
     if anomalies is not None and batch.drawing is not None:
         foreign = None if batch.foreign_nHW3 is None else to_device(batch.foreign_nHW3, device, dtype)
         images_B3HW, mask_B1HW = anomalies.paint(images_B3HW, foreign, batch.drawing)
-    return normalised(images_B3HW, mean, std).contiguous(memory_format=layout), mask_B1HW
+    return normalised(images_B3HW, mean, std).contiguous(memory_format=MEMORY_FORMAT), mask_B1HW

@@ -106,7 +106,7 @@ class Stepper:
         for scale, features_BCHW in enumerate(features):
             # As released, the statistics network sees the batch once for each scale, its weights moved in between.
             with autocast(self.precision, images_B3HW.device):
-                base = self.model.base(images_B3HW)
+                base = self.model.base_for(images_B3HW, features_BCHW)
                 loss, terms = self.model.objective(scale, features_BCHW, base, mask_B1HW)
             self._descend(loss)
             told |= _named(scale, loss, terms)
@@ -116,7 +116,7 @@ class Stepper:
         told: Named = {}
         total = torch.zeros((), device=images_B3HW.device, dtype=images_B3HW.dtype)
         with autocast(self.precision, images_B3HW.device):
-            base = self.model.base(images_B3HW)
+            base = self.model.base_for(images_B3HW, *features)
             for scale, features_BCHW in enumerate(features):
                 loss, terms = self.model.objective(scale, features_BCHW, base, mask_B1HW)
                 total = total + loss
@@ -131,7 +131,7 @@ class Stepper:
             n_locations, n_cells = len(features_NC), len(condition_MP)
             random = random_of(self.seed, LOCATION_STREAM, step * len(features) + scale)
             order_N = torch.from_numpy(random.permutation(n_locations)).to(features_NC.device, non_blocking=True)
-            base = self.model.base(images_B3HW).at_grid(*features_BCHW.shape[-2:]).flatten()
+            base = self.model.base_for(images_B3HW, features_BCHW).at_grid(*features_BCHW.shape[-2:]).flatten()
             sums: list[Tensor] = []
             n_chunks = n_locations // chunk  # the remainder is dropped
             for place in range(n_chunks):
