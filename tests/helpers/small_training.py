@@ -83,6 +83,7 @@ class SmallTraining:
         *,
         folder: Path | None = None,
         seed: int = 0,
+        device: str = "cpu",
         save_every_seconds: float = 300.0,
         on_step: Callable[[int], None] | None = None,
         **changes: Any,
@@ -96,7 +97,7 @@ class SmallTraining:
             NullTracker(),
             name="small",
             seed=seed,
-            device="cpu",
+            device=device,
             save_every_seconds=save_every_seconds,
             on_step=on_step,
         )
