@@ -191,8 +191,7 @@ def _spawned(seed: int | None, number: int) -> list[int] | list[None]:
 
 
 def _common_stride(pixels: int, cells: Sequence[int]) -> int:
-    """The largest s such that every grid of so many cells, read as cell i -> pixel floor(i pixels / cells), reads only
-    multiples of s."""
+    """Largest s such that grids whose cell i reads pixel floor(i pixels / cells) read multiples of s alone."""
     if any(pixels % n_cells for n_cells in cells):
         return 1
     return math.gcd(*(pixels // n_cells for n_cells in cells))
