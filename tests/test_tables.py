@@ -201,8 +201,21 @@ def test_paired_comparison_prints_n(results):
     row = texts(table)[0]
     assert row[:3] == ["plain − SANFlow", "Image AUROC", "−6.00"]  # (0 - 12) / 2
     assert (table.sections[0].header[-1], row[-1]) == ("n", "2")
-    assert row[-2] == "0 / 1 / 1"
+    assert row[-3:-1] == ["0 / 1 / 1", "categories"]
     assert table.data.n.tolist() == [2, 2, 2]
+
+
+def test_one_category_is_paired_by_seed(tmp_path):
+    for seed, (ours, plain) in enumerate([(0.80, 0.78), (0.84, 0.80), (0.79, 0.73)]):
+        write_metrics(tmp_path, f"d/a/sanflow/seed{seed}", OURS, aupro=ours)
+        write_metrics(tmp_path, f"d/a/plain/seed{seed}", PLAIN, aupro=plain)
+    write_metrics(tmp_path, "d/a/plain/seed3", PLAIN, aupro=0.1)  # no partner
+    table = build_table("paired", read_runs(tmp_path))
+    row = next(row for row in texts(table) if row[1] == "AUPRO")
+    # Differences -2, -4, -6: mean -4, standard error 2 / sqrt(3), t(0.975; 2) = 4.303
+    assert row[2:4] == ["−4.00", "−8.97 … +0.97"]
+    assert row[-3:] == ["0 / 0 / 3", "seeds", "3"]
+    assert table.data.left_out.tolist()[-1] == "seed3"
 
 
 def test_ablation_shows_what_differs(results):

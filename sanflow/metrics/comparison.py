@@ -46,7 +46,7 @@ def summarize(values: Iterable[float]) -> Summary:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Second minus first experiment, over the categories that both have.
+    """Second minus first experiment, over the categories (or seeds of one category) that both have.
 
     Arguments:
         n: Number of categories compared.
@@ -90,8 +90,8 @@ def compare_paired(
     a few categories carry it. With n categories the sign test cannot fall below 2 ** (1 - n).
 
     Arguments:
-        first: Metric of the reference experiment, by category; take the mean over seeds first.
-        second: Metric of the other experiment, by category.
+        first: Metric of the reference experiment, by category (take the mean over seeds first), or by seed.
+        second: Metric of the other experiment, by the same.
         confidence: Of the t interval, in (0, 1).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Is one experiment better than another? Their differences within each category, with n always printed."""
+"""Is one experiment better than another? Their differences within each category or seed, with n always printed."""
 
 import itertools
 import math
@@ -12,14 +12,13 @@ from sanflow.tables.summary import Summary
 
 
 def paired_table(summary: Summary) -> Table:
-    """Each pair of experiments, compared over the categories that both have, in each headline metric."""
+    """Each pair of experiments, compared over what both have, in each headline metric."""
     sections, records = [], []
     for dataset in summary.datasets:
         rows = []
         for second, first in itertools.combinations(summary.experiments(dataset), 2):
             for metric in HEADLINE:
-                reference = summary.values(dataset, first, metric)
-                other = summary.values(dataset, second, metric)
+                unit, reference, other = _pairs(summary, dataset, first, second, metric)
                 if not set(reference) & set(other):
                     continue
                 found = compare_paired(reference, other)
@@ -33,25 +32,42 @@ def paired_table(summary: Summary) -> Table:
                         words(_p_value(found.t_p)),
                         words(_p_value(found.wilcoxon_p)),
                         words(f"{found.wins} / {found.ties} / {found.losses}"),
+                        words(unit),
                         words(found.n),
                     ]
                 )
-                record = {"dataset": dataset, "first": first, "second": second, "metric": metric} | found.to_dict()
-                records.append(record | {"left_out": " ".join(found.left_out)})
-        header = ["Difference", "Metric", "Mean", "95 % interval", "p (t)", "p (Wilcoxon)", "+ / = / −", "n"]
+                record = {"dataset": dataset, "first": first, "second": second, "metric": metric, "pairs": unit}
+                records.append(record | found.to_dict() | {"left_out": " ".join(found.left_out)})
+        header = ["Difference", "Metric", "Mean", "95 % interval", "p (t)", "p (Wilcoxon)", "+ / = / −", "Pairs", "n"]
         if rows:
             sections.append(Section(dataset, header, rows, text_columns=2))
     alone = ["There is only one experiment: nothing to compare."]
     return Table(
         name="paired",
         title="Paired comparison of experiments",
-        caption="In percentage points, over the n categories that both have (mean over seeds); paired t interval and "
-        "test, Wilcoxon signed-rank test, categories won / tied / lost. Not corrected for the number of comparisons; "
-        "with few categories no test can say much.",
+        caption="In percentage points, over the n categories that both have (mean over seeds), or over the n seeds of "
+        "the only category that both have; paired t interval and test, Wilcoxon signed-rank test, pairs won / tied / "
+        "lost. Not corrected for the number of comparisons; with few pairs no test can say much.",
         sections=sections,
         notes=summary.notes if sections else alone,
         data=pd.DataFrame(records),
     )
+
+
+def _pairs(
+    summary: Summary, dataset: str, first: str, second: str, metric: str
+) -> tuple[str, dict[str, float], dict[str, float]]:
+    """What is paired, and each experiment's value by it: categories, or the seeds if they share one category alone.
+
+    Seeds of one category say how much of a difference is chance of training; they say nothing of other categories.
+    """
+    reference, other = (summary.values(dataset, experiment, metric) for experiment in (first, second))
+    shared = sorted(set(reference) & set(other))
+    if len(shared) == 1:
+        seeds = [summary.by_seed(dataset, shared[0], experiment, metric) for experiment in (first, second)]
+        if len(set(seeds[0]) & set(seeds[1])) > 1:
+            return "seeds", *seeds
+    return "categories", reference, other
 
 
 def _p_value(p: float) -> str:

@@ -71,6 +71,12 @@ class Summary:
         cells = {name: self.cell(dataset, name, experiment, metric) for name in self.categories(dataset)}
         return {name: cell[0] for name, cell in cells.items() if cell is not None and not math.isnan(cell[0])}
 
+    def by_seed(self, dataset: str, category: str, experiment: str, metric: str) -> dict[str, float]:
+        """Seed -> value in one category, where that is a number."""
+        runs = self.runs_of(dataset, category, experiment)
+        found = {f"seed{run.seed}": float(run.metrics.get(metric, math.nan)) for run in runs}
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
     def mean(self, dataset: str, experiment: str, metric: str) -> Mean:
         """Mean over the categories that have a value, with its spread over the seeds that ran all of these."""
         values = self.values(dataset, experiment, metric)
