@@ -229,6 +229,17 @@ def test_device_and_precision():
             choose_device("cuda")
 
 
+@pytest.mark.parametrize("instructions", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_bf16_is_used_where_the_processor_has_instructions_for_it(monkeypatch, instructions):
+    cpu = torch.device("cpu")
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        # Fails if a version of torch has lost the name: bf16 would be left unused from then on.
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == instructions)
+    assert usable_precision("bf16", cpu) == "bf16"
+    monkeypatch.setattr(torch.cpu, instructions, lambda: False)
+    assert usable_precision("bf16", cpu) == "fp32"
+
+
 def test_a_loss_of_hand():
     assert float(loss_of(torch.zeros(3), channels=8)) == pytest.approx(math.log(2))
 
