@@ -43,7 +43,7 @@ class StatisticsNetwork(nn.Module):
 
         Arguments:
             images_B3HW: Normalised for the encoder.
-            stride: Every so many rows and columns, from the first, have the last layer computed; all others do not.
+            stride: Only every so many rows and columns, from the first, go through the last layer.
 
         Returns:
             Parameters of shape (B, ceil(H / stride[0]), ceil(W / stride[1])).

@@ -49,7 +49,7 @@ class PairedComparison:
     """Second minus first experiment, over the categories (or seeds of one category) that both have.
 
     Arguments:
-        n: Number of categories compared.
+        n: Number of pairs compared: categories, or seeds.
         mean_difference: Mean of second minus first; positive if the second is better.
         low: Lower end of its t interval; NaN if n is below 2.
         high: Its upper end.
@@ -57,10 +57,10 @@ class PairedComparison:
         t_p: Two-sided p-value of the paired t test; NaN if n is below 2.
         wilcoxon_p: Of the signed-rank test, zero differences left out; 1 if all are zero.
         sign_p: Of the sign test, zero differences left out; 1 if all are zero.
-        wins: Categories in which the second is better.
+        wins: Pairs in which the second is better.
         losses: In which it is worse.
         ties: In which they are equal.
-        left_out: Categories that only one of them has, or where one has no value; sorted.
+        left_out: Those that only one of them has, or where one has no value; sorted.
     """
 
     n: int
