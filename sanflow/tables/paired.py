@@ -64,9 +64,9 @@ def _pairs(
     reference, other = (summary.values(dataset, experiment, metric) for experiment in (first, second))
     shared = sorted(set(reference) & set(other))
     if len(shared) == 1:
-        seeds = [summary.by_seed(dataset, shared[0], experiment, metric) for experiment in (first, second)]
-        if len(set(seeds[0]) & set(seeds[1])) > 1:
-            return "seeds", *seeds
+        of_first, of_second = (summary.by_seed(dataset, shared[0], name, metric) for name in (first, second))
+        if len(set(of_first) & set(of_second)) > 1:
+            return "seeds", of_first, of_second
     return "categories", reference, other
 
 
