@@ -29,6 +29,7 @@ class AnomalyModel(mlflow.pyfunc.PythonModel):
     # Without type hints: MLflow would take them for a schema, and the signature is one already.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Score images_NHW3 (uint8)."""
+        from sanflow.device import repeatable
         from sanflow.fusion import calibrated, image_scores
 
         images_NHW3 = np.asarray(model_input)
@@ -37,7 +38,10 @@ class AnomalyModel(mlflow.pyfunc.PythonModel):
                 f"Expected uint8 images of shape (n, {self.size[0]}, {self.size[1]}, 3), but got {images_NHW3.dtype} "
                 f"of shape {images_NHW3.shape}. Resize them as in training."
             )
-        maps_NHW = calibrated(self.scorer.grids(images_NHW3, "scoring"), self.constants, self.size)
+        # As the run's own scores were made; the memory of a server is its own affair.
+        with repeatable(seconds_matter=False):
+            grids = self.scorer.grids(images_NHW3, "scoring")
+        maps_NHW = calibrated(grids, self.constants, self.size)
         return {"score": image_scores(maps_NHW), "map": maps_NHW}
 
 

@@ -5,9 +5,10 @@ import ctypes
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from sanflow.errors import ConfigError, DeviceError
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 MEMORY_FORMAT = torch.channels_last
 
 Precision = Literal["fp32", "bf16"]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def choose_device(wish: str) -> torch.device:
@@ -43,6 +45,16 @@ def choose_device(wish: str) -> torch.device:
         )
     logger.info("No GPU: running on the CPU.")
     return torch.device("cpu")
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """The network itself, moved to the device, its convolutions in `MEMORY_FORMAT`."""
+    network.to(device)
+    # Module.to(memory_format=...) stops at weights of other than four dimensions.
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=MEMORY_FORMAT)
+    return network
 
 
 def device_name(device: torch.device) -> str:

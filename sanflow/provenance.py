@@ -20,7 +20,7 @@ from sanflow.files import resource, sha256_of_file
 
 PACKAGE = Path(__file__).resolve().parent
 
-_MODEL = ("distributions.py", "encoders", "flow.py", "losses.py", "model.py", "statistics.py")
+_MODEL = ("batch_norm.py", "distributions.py", "encoders", "flow.py", "losses.py", "model.py", "statistics.py")
 _READING = ("data/decode.py", "data/images.py")
 _TRAINING = ("training/batches.py", "training/loop.py", "training/pixels.py", "training/step.py")
 # What decides the result of each stage, as files or folders of the package. A stage's own inputs carry the rest.
@@ -46,6 +46,7 @@ INFRASTRUCTURE = (
     "data/registry.py",
     "errors.py",
     "files.py",
+    "outline.py",
     "provenance.py",
     "scores.py",
     "tracking",

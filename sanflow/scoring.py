@@ -24,7 +24,15 @@ from torch import Tensor
 from sanflow.checkpoints import Checkpoint, load_checkpoint
 from sanflow.data.images import load_images, load_masks
 from sanflow.data.index import Index
-from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
+from sanflow.device import (
+    MEMORY_FORMAT,
+    autocast,
+    choose_device,
+    device_name,
+    placed,
+    repeatable,
+    usable_precision,
+)
 from sanflow.encoders import Encoder
 from sanflow.errors import DataError
 from sanflow.fusion import calibration_constants
@@ -121,8 +129,8 @@ class Scorer:
     def of(cls, checkpoint: Checkpoint, device: torch.device, batch_size: int) -> "Scorer":
         """From a checkpoint."""
         return cls(
-            checkpoint.build_model().to(device).to(memory_format=MEMORY_FORMAT),
-            checkpoint.build_encoder().to(device).to(memory_format=MEMORY_FORMAT),
+            placed(checkpoint.build_model(), device),
+            placed(checkpoint.build_encoder(), device),
             device,
             usable_precision(checkpoint.experiment.precision, device),
             batch_size,

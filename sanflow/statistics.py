@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanflow.batch_norm import BatchNorm2d
 from sanflow.distributions import InverseGamma, UnitVariance
 
 HIDDEN_CHANNELS = 64
@@ -35,7 +36,7 @@ class StatisticsNetwork(nn.Module):
         self.hidden = nn.ModuleList(
             _convolution(HIDDEN_CHANNELS, HIDDEN_CHANNELS, generator) for _ in range(HIDDEN_LAYERS)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(HIDDEN_CHANNELS) for _ in range(HIDDEN_LAYERS))
+        self.norms = nn.ModuleList(BatchNorm2d(HIDDEN_CHANNELS) for _ in range(HIDDEN_LAYERS))
         self.last = _convolution(HIDDEN_CHANNELS, 2, generator)
 
     def forward(self, images_B3HW: Tensor, stride: tuple[int, int] = (1, 1)) -> InverseGamma:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sanflow.device import MEMORY_FORMAT, placed
 from sanflow.encoders import LISTED_ENCODERS, Encoder, build_encoder, measure_feature_scales
 from sanflow.encoders.layouts import Layout, layout_of
 from sanflow.encoders.networks import seeded_weights
@@ -305,6 +306,22 @@ class Doubled(nn.Module):
 def test_messages_when_building(arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_encoder(**{"name": RESNET, "weights": "random", **arguments})
+
+
+def test_a_squeeze_that_ends_in_a_batch_norm_is_built() -> None:
+    assert build_encoder("timm/skresnet18.ra_in1k", weights="random").strides == [8, 16, 32]
+
+
+def test_weights_of_five_dimensions_are_placed() -> None:
+    """torch's own `to(memory_format=channels_last)` stops at them."""
+    encoder = build_encoder("timm/lambda_resnet26t.c1_in1k", weights="random", scales=1)
+    assert any(weight.dim() == 5 for weight in encoder.parameters())
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (before,) = encoder(images)
+    (after,) = placed(encoder, torch.device("cpu"))(images.contiguous(memory_format=MEMORY_FORMAT))
+    convolutions = [weight for weight in encoder.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=MEMORY_FORMAT) for weight in convolutions)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
 def test_messages_about_image_sizes() -> None:

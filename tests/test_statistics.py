@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sanflow.batch_norm import BatchNorm2d
 from sanflow.distributions import UnitVariance
 from sanflow.statistics import FixedBase, StatisticsNetwork
 
@@ -53,3 +54,35 @@ def test_fixed_base_looks_at_no_image():
     base = FixedBase()
     assert base(torch.zeros(1, 3, 4, 4)) == UnitVariance()
     assert list(base.parameters()) == []
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_keeps_its_digits_over_many_pixels(layout):
+    """Against float64, where torch's own kernel loses four digits in channels last."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 16, 128, 128, generator=generator).relu().contiguous(memory_format=layout)
+    grads = torch.randn(features.shape, generator=generator).contiguous(memory_format=layout)
+    found, expected = [], []
+    for norm, dtype, values in ((BatchNorm2d(16), torch.float32, found), (nn.BatchNorm2d(16), torch.float64, expected)):
+        norm.to(dtype).load_state_dict({**norm.state_dict(), "weight": torch.linspace(0.5, 2, 16)})
+        inputs = features.detach().to(dtype).clone().requires_grad_()
+        outputs = norm.train()(inputs)
+        outputs.backward(grads.to(dtype))
+        values += [outputs.detach(), inputs.grad, norm.running_mean, norm.running_var]
+        values += [norm.weight.grad, norm.bias.grad]
+    for ours, theirs, limit in zip(found, expected, [1e-6, 2e-6, 1e-6, 1e-6, 1e-4, 1e-4], strict=True):
+        assert (ours - theirs).abs().max() <= limit * theirs.abs().max()
+
+
+def test_batch_norm_is_torchs_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
+    ours, theirs = BatchNorm2d(4).double(), nn.BatchNorm2d(4).double()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for _ in range(2):
+        torch.testing.assert_close(ours(features), theirs(features), rtol=1e-13, atol=1e-13)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(ours.eval()(features), theirs.eval()(features), rtol=1e-13, atol=1e-13)
+    inputs = features.clone().requires_grad_()
+    assert torch.autograd.gradcheck(ours.train(), inputs)

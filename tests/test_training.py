@@ -11,7 +11,7 @@ import torch
 from helpers.small_training import SmallTraining
 from reference.plain_training import PlainTraining, weights_of_plain
 
-from sanflow.device import choose_device, multiplies_bf16, usable_precision
+from sanflow.device import MEMORY_FORMAT, choose_device, multiplies_bf16, placed, usable_precision
 from sanflow.errors import ConfigError, DeviceError, TrainingError
 from sanflow.losses import loss_of
 from sanflow.model import AnomalyFlow
@@ -19,7 +19,7 @@ from sanflow.training.batches import Batches
 from sanflow.training.pixels import rotated
 from sanflow.training.step import Guard, Means, Stepper, make_optimizer, set_learning_rate
 
-CHANNELS, POSITION, BLOCKS, SIZE = [6, 9], 8, 3, 8
+CHANNELS, POSITION, BLOCKS, SIZE = [6, 9], 8, 3, 32
 
 
 def batch(seed: int, dtype: torch.dtype):
@@ -28,8 +28,9 @@ def batch(seed: int, dtype: torch.dtype):
     images_B3HW = torch.randn(4, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
     features = [torch.randn(4, n, 8 // 2**i, 8 // 2**i, generator=generator) for i, n in enumerate(CHANNELS)]
     mask_B1HW = torch.zeros(4, 1, SIZE, SIZE)
-    mask_B1HW[::2, :, :3, :5] = 0.5
-    return [maps.to(dtype) for maps in features], images_B3HW.to(dtype), mask_B1HW.to(dtype)
+    mask_B1HW[::2, :, : 3 * SIZE // 8, : 5 * SIZE // 8] = 0.5
+    images_B3HW = images_B3HW.to(dtype).contiguous(memory_format=MEMORY_FORMAT)
+    return [maps.to(dtype) for maps in features], images_B3HW, mask_B1HW.to(dtype)
 
 
 def both(dtype: torch.dtype, update: str = "per_scale", **settings) -> tuple[PlainTraining, Stepper]:
@@ -39,7 +40,7 @@ def both(dtype: torch.dtype, update: str = "per_scale", **settings) -> tuple[Pla
     model = AnomalyFlow(CHANNELS, position_channels=POSITION, coupling_blocks=BLOCKS)
     model.load_state_dict(weights_of_plain(plain))
     plain.to(dtype)
-    model.to(dtype).train()
+    placed(model.to(dtype), torch.device("cpu")).train()
     optimizer = make_optimizer(model)
     set_learning_rate(optimizer, 1e-3)
     return plain, Stepper(model, optimizer, Guard(torch.device("cpu")), update, **settings)

@@ -11,8 +11,8 @@ from torch import nn
 
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
 from sanflow.bench.train import interleaved, load_reference, stopwatches, synchronizer, write_profile
-from sanflow.config import Experiment
-from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
+from sanflow.config import Experiment, experiment_from
+from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.model import AnomalyFlow
 from sanflow.scoring import Scorer
@@ -49,7 +49,7 @@ def bench_score(
         What was measured; JSON values.
     """
     chosen = choose_device(device)
-    settings = Experiment.model_validate(
+    settings = experiment_from(
         {
             "method": "sanflow",
             "encoder": encoder,
@@ -57,15 +57,14 @@ def bench_score(
             "input_size": input_size,
             "precision": precision,
             "position_channels": position_channels,
-        }
+        },
+        "What is to be timed",
     )
     used = usable_precision(settings.precision, chosen)
     with repeatable():
         synchronize = synchronizer(chosen)
-        network = build_encoder(encoder, weights="random").to(chosen).to(memory_format=MEMORY_FORMAT)
-        model = (
-            AnomalyFlow.from_experiment(network.channels, settings, seed=0).to(chosen).to(memory_format=MEMORY_FORMAT)
-        )
+        network = placed(build_encoder(encoder, weights="random"), chosen)
+        model = placed(AnomalyFlow.from_experiment(network.channels, settings, seed=0), chosen)
         scorer = Scorer(model.eval(), network, chosen, used, batch_size)
         generator = torch.Generator().manual_seed(0)
         shape = (batch_size, input_size, input_size, 3)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from sanflow.anomalies import SyntheticAnomalies
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
-from sanflow.config import CHECKOUT, Experiment
-from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
+from sanflow.config import CHECKOUT, Experiment, experiment_from
+from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.errors import DataError
 from sanflow.model import AnomalyFlow
@@ -71,7 +71,7 @@ def bench_train(
         What was measured; JSON values.
     """
     chosen = choose_device(device)
-    settings = Experiment.model_validate(
+    settings = experiment_from(
         {
             "method": "sanflow",
             "encoder": encoder,
@@ -81,7 +81,8 @@ def bench_train(
             "precision": precision,
             "update": update,
             "position_channels": position_channels,
-        }
+        },
+        "What is to be timed",
     )
     with repeatable():
         synchronize = synchronizer(chosen)
@@ -161,9 +162,9 @@ class TrainingWork:
     def of(cls, experiment: Experiment, device: torch.device) -> "TrainingWork":
         """As `training.loop` builds them."""
         size = experiment.input_size_for("")
-        encoder = build_encoder(str(experiment.encoder), weights="random").to(device).to(memory_format=MEMORY_FORMAT)
+        encoder = placed(build_encoder(str(experiment.encoder), weights="random"), device)
         model = AnomalyFlow.from_experiment(encoder.channels, experiment, seed=0)
-        model.to(device).to(memory_format=MEMORY_FORMAT).train()
+        placed(model, device).train()
         optimizer = make_optimizer(model)
         set_learning_rate(optimizer, experiment.learning_rate)
         precision = usable_precision(experiment.precision, device)
@@ -305,6 +306,7 @@ class PlainProcess:
 def _serve_plain(pipe: Any, settings: dict[str, Any], channels: list[int], device_name: str, threads: int) -> None:
     """In the other process: a step of the plain training for each message, contiguous and in fp32."""
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
     experiment, device = Experiment.model_validate(settings), torch.device(device_name)
     synchronize = synchronizer(device)
     plain = load_reference().PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)

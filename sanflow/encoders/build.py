@@ -68,7 +68,8 @@ def build_encoder(
     padding = padding or ("reflect" if network.architecture in RESNETS_PADDED_BY_REFLECTION else "zeros")
     if padding == "reflect":
         pad_by_reflection(network.module, network.name)
-    tapped = network.tap(network.module, chosen)
+    # Some timm networks are made in training mode, where a BatchNorm refuses a single pixel.
+    tapped = network.tap(network.module.eval(), chosen)
     layouts = _layouts(network, tapped, chosen)
     identity = {
         "name": network.name,

@@ -21,7 +21,15 @@ from sanflow.checkpoints import save_checkpoint
 from sanflow.config import Experiment
 from sanflow.data.images import load_images
 from sanflow.data.index import Index
-from sanflow.device import MEMORY_FORMAT, autocast, choose_device, device_name, repeatable, usable_precision
+from sanflow.device import (
+    MEMORY_FORMAT,
+    autocast,
+    choose_device,
+    device_name,
+    placed,
+    repeatable,
+    usable_precision,
+)
 from sanflow.encoders import Encoder, build_encoder, measure_feature_scales
 from sanflow.errors import ConfigError, StorageError, TrainingError
 from sanflow.files import write_json
@@ -206,7 +214,7 @@ class _Training:
             self.encoder.set_feature_scales(measure_feature_scales(self.encoder, self._plain_images(images_NHW3)))
 
         self.model = AnomalyFlow.from_experiment(self.encoder.channels, experiment, self.seed)
-        self.model.to(self.device).to(memory_format=MEMORY_FORMAT).train()
+        placed(self.model, self.device).train()
         self.optimizer = make_optimizer(self.model)
         self.guard, self.means = Guard(self.device), Means()
         self.stepper = Stepper(
@@ -232,7 +240,7 @@ class _Training:
             padding=experiment.padding,
             feature_scales=None if state is None else state["feature_scales"],
         )
-        return encoder.to(self.device).to(memory_format=MEMORY_FORMAT)
+        return placed(encoder, self.device)
 
     def _require_chunks(self, chunk: int) -> None:
         """No scale may have fewer locations than a step takes: it would never be trained."""
