@@ -76,9 +76,9 @@ def test_categories_without_a_pair_are_left_out_and_named():
 
 
 def test_experiments_without_common_categories_are_refused():
-    with pytest.raises(ValueError, match=r"at least one category in common, but got \['a'\] and \['b'\]"):
+    with pytest.raises(ValueError, match=r"at least one pair in common, but got \['a'\] and \['b'\]"):
         compare_paired({"a": 1.0}, {"b": 1.0})
-    with pytest.raises(ValueError, match="at least one category in common"):
+    with pytest.raises(ValueError, match="at least one pair in common"):
         compare_paired({"a": 1.0}, {"a": math.nan})
 
 

@@ -1,7 +1,8 @@
 """Is one experiment better than another? Means over seeds, and paired comparison over categories.
 
 Categories differ in difficulty far more than experiments do, so two experiments are compared by their difference
-within each category; n is the number of categories and is always part of the answer.
+within each category; n is the number of pairs and is always part of the answer. What pairs them is the caller's
+choice: categories, or the seeds of one category.
 """
 
 import math
@@ -84,10 +85,10 @@ class PairedComparison:
 def compare_paired(
     first: Mapping[str, float], second: Mapping[str, float], confidence: float = 0.95
 ) -> PairedComparison:
-    """Compare two experiments by one metric over the categories they share.
+    """Compare two experiments by one metric over the categories (or seeds) they share.
 
     The t interval speaks of the mean difference; the two tests without a normal distribution beside it say whether
-    a few categories carry it. With n categories the sign test cannot fall below 2 ** (1 - n).
+    a few pairs carry it. With n pairs the sign test cannot fall below 2 ** (1 - n).
 
     Arguments:
         first: Metric of the reference experiment, by category (take the mean over seeds first), or by seed.
@@ -95,7 +96,7 @@ def compare_paired(
         confidence: Of the t interval, in (0, 1).
 
     Raises:
-        ValueError: If they share no category with values in both, or the confidence is not in (0, 1).
+        ValueError: If they share no name with values in both, or the confidence is not in (0, 1).
 
     Example:
         >>> ours = {"nut": 1.0, "pin": 1.0, "cap": 0.5, "lid": 1.0}
@@ -112,7 +113,7 @@ def compare_paired(
     shared = [name for name in every if not math.isnan(pairs[name])]
     if not shared:
         raise ValueError(
-            "Expected two experiments with at least one category in common, "
+            "Expected two experiments with at least one pair in common, "
             f"but got {sorted(first)} and {sorted(second)} (values that are NaN do not count)."
         )
     difference = np.array([pairs[name] for name in shared])

@@ -45,9 +45,9 @@ def paired_table(summary: Summary) -> Table:
     return Table(
         name="paired",
         title="Paired comparison of experiments",
-        caption="In percentage points, over the n categories that both have (mean over seeds), or over the n seeds of "
-        "the only category that both have; paired t interval and test, Wilcoxon signed-rank test, pairs won / tied / "
-        "lost. Not corrected for the number of comparisons; with few pairs no test can say much.",
+        caption="In percentage points, over the n categories that both have (mean over seeds), or, where both have but "
+        "one and the same category, over its n seeds; paired t interval and test, Wilcoxon signed-rank test, pairs won "
+        "/ tied / lost. Not corrected for the number of comparisons; with few pairs no test can say much.",
         sections=sections,
         notes=summary.notes if sections else alone,
         data=pd.DataFrame(records),
@@ -57,14 +57,14 @@ def paired_table(summary: Summary) -> Table:
 def _pairs(
     summary: Summary, dataset: str, first: str, second: str, metric: str
 ) -> tuple[str, dict[str, float], dict[str, float]]:
-    """What is paired, and each experiment's value by it: categories, or the seeds if they share one category alone.
+    """What is paired, and each experiment's value by it: categories, or the seeds if both have the same one category.
 
     Seeds of one category say how much of a difference is chance of training; they say nothing of other categories.
     """
     reference, other = (summary.values(dataset, experiment, metric) for experiment in (first, second))
-    shared = sorted(set(reference) & set(other))
-    if len(shared) == 1:
-        of_first, of_second = (summary.by_seed(dataset, shared[0], name, metric) for name in (first, second))
+    if set(reference) == set(other) and len(reference) == 1:
+        (category,) = reference
+        of_first, of_second = (summary.by_seed(dataset, category, name, metric) for name in (first, second))
         if len(set(of_first) & set(of_second)) > 1:
             return "seeds", of_first, of_second
     return "categories", reference, other
