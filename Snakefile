@@ -54,9 +54,11 @@ rule all:
         ],
 
 
-# The mirror in MLflow is made before jobs fan out, and closed with the truth about how the benchmark ended. No rule
-# depends on it, so neither a server that is away nor a deleted database reruns or stops anything.
+# What a job would stumble over later stops the benchmark here. The mirror in MLflow is made before jobs fan out, and
+# closed with the truth about how the benchmark ended. No rule depends on it, so neither a server that is away nor a
+# deleted database reruns or stops anything.
 onstart:
+    shell("sanflow check {BENCHMARK_FILE:q} --results {RESULTS:q} --quiet")
     shell("sanflow track init {BENCHMARK_FILE:q} --results {RESULTS:q}")
 
 

@@ -7,6 +7,7 @@ These models are the one source. `workflow/schemas/*.json` and docs/configuratio
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sanflow.errors import ConfigError
+from sanflow.errors import ConfigError, did_you_mean
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -298,7 +299,7 @@ class Benchmark(StrictModel):
                 if dataset not in self.datasets:
                     raise ValueError(
                         f"experiment {name!r} names the data set {dataset!r}, "
-                        f"but this benchmark has {sorted(self.datasets)}" + _did_you_mean(dataset, self.datasets)
+                        f"but this benchmark has {sorted(self.datasets)}" + did_you_mean(dataset, self.datasets)
                     )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected different seeds, but got {self.seeds}")
@@ -419,12 +420,14 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"Expected to be able to read {path}, but got: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"Expected YAML in {path}, but got: {error}") from error
+    if value is None:
+        raise ConfigError(f"Expected keys and values in {path}, but the file is empty.")
     if not isinstance(value, dict):
         raise ConfigError(f"Expected keys and values in {path}, but got {type(value).__name__}.")
     return value
 
 
-def settings_from(values: Mapping[str, Any], source: str = "config/config.yaml") -> Settings:
+def settings_from(values: Mapping[str, Any], source: str = "config/config.yaml or --config") -> Settings:
     """Check the values of config.yaml, as read or as Snakemake merged them with `--config`."""
     return _validated(Settings, values, source)
 
@@ -432,6 +435,18 @@ def settings_from(values: Mapping[str, Any], source: str = "config/config.yaml")
 def load_settings(path: str | os.PathLike[str]) -> Settings:
     """Read and check config.yaml."""
     return settings_from(read_yaml(path), str(path))
+
+
+def settings_here() -> Settings:
+    """The settings of the working folder's config/config.yaml, else of the checkout's, else the defaults."""
+    paths = (folder / "config" / "config.yaml" for folder in (Path(), CHECKOUT))
+    path = next((path for path in paths if path.exists()), None)
+    return Settings() if path is None else load_settings(path)
+
+
+def experiment_from(values: Mapping[str, Any], source: str) -> Experiment:
+    """Check the fields of one experiment that stands in no benchmark file, such as those of `sanflow bench`."""
+    return _validated(Experiment, values, source)
 
 
 def benchmark_path(name_or_path: str, folder: Path = CHECKOUT / "config" / "benchmarks") -> Path:
@@ -451,7 +466,7 @@ def benchmark_path(name_or_path: str, folder: Path = CHECKOUT / "config" / "benc
         names = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(
             f"Expected a benchmark among {names} or the path of a .yaml file, but got {name_or_path!r}."
-            + _did_you_mean(name_or_path, names)
+            + did_you_mean(name_or_path, names)
         )
     return path
 
@@ -472,6 +487,21 @@ def load_benchmark(path: str | os.PathLike[str]) -> Benchmark:
     return _validated(Benchmark, read_yaml(path), str(path))
 
 
+def load_experiment(benchmark: str, name: str) -> Experiment:
+    """One experiment of a benchmark that is named as for `benchmark_path`.
+
+    Raises:
+        ConfigError: If there is no such benchmark or it has no such experiment.
+    """
+    experiments = load_benchmark(benchmark_path(benchmark)).experiments
+    if name not in experiments:
+        raise ConfigError(
+            f"Expected an experiment of {benchmark}, one of {', '.join(experiments)}, but got {name!r}."
+            + did_you_mean(name, experiments)
+        )
+    return experiments[name]
+
+
 def _validated(model: type[Checked], values: Mapping[str, Any], source: str) -> Checked:
     try:
         return model.model_validate(values)
@@ -486,21 +516,17 @@ def _place(fault: Any) -> str:
 
 def _message(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
-        names = _fields_beside(fault["loc"], model)
-        return f"unknown key {fault['loc'][-1]!r}; valid keys: {', '.join(names)}." + _did_you_mean(
-            str(fault["loc"][-1]), names
-        )
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] in {
-        "literal_error",
-        "int_parsing",
-        "float_parsing",
-        "bool_parsing",
-        "int_type",
-        "string_type",
-    }:
-        return f"{message}, but got {fault['input']!r}"
-    return message
+        name, names = str(fault["loc"][-1]), _fields_beside(fault["loc"], model)
+        if len(fault["loc"]) > 1 and name in model.model_fields:
+            return f"the key {name!r} belongs to the top of the file, not here"
+        return f"unknown key {name!r}; valid keys: {', '.join(names)}." + did_you_mean(name, names)
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    # Our own errors tell what was found; what is missing was not.
+    return message if fault["type"] in {"value_error", "missing"} else f"{message}, but got {_brief(fault['input'])}"
+
+
+def _brief(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else reprlib.repr(value)
 
 
 def _fields_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
@@ -512,8 +538,3 @@ def _fields_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> l
         "cache": Cache,
     }
     return sorted((model if len(location) == 1 else submodels[str(location[0])]).model_fields)
-
-
-def _did_you_mean(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -4,6 +4,9 @@ A message says what was expected, what was found and what to do. Anything else t
 sanflow and shows its traceback (exit code 1).
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class SanflowError(Exception):
     """Root of all errors that a user can mend; never raised itself."""
@@ -51,3 +54,14 @@ class TrainingError(SanflowError):
     """Training had to stop: the loss or its gradients are no longer finite."""
 
     exit_code = 8
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or nothing where none is near.
+
+    Example:
+        >>> did_you_mean("brik", ["brick", "grass"])
+        " Did you mean 'brick'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

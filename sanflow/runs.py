@@ -14,6 +14,7 @@ from typing import Any
 
 from sanflow.errors import DataError
 from sanflow.files import read_json
+from sanflow.outline import position, read_outline
 
 HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
 # Names of metrics as a reader sees them; every one is a fraction, and tables show it times 100.
@@ -92,20 +93,21 @@ def read_runs(results: str | os.PathLike[str], files: Iterable[str | os.PathLike
     Arguments:
         results: Its folder, `results/<benchmark>`.
         files: The metrics.json files to take, in the order in which tables shall show them; all below `results`,
-            sorted, if None.
+            in the order of the benchmark's outline, if None.
 
     Raises:
         DataError: If there is none, or one does not stand where a run stands.
         IntegrityError: If one is damaged.
     """
     root = Path(results)
-    paths = [Path(file) for file in files] if files is not None else sorted(root.rglob("metrics.json"))
+    paths = [Path(file) for file in (root.rglob("metrics.json") if files is None else files)]
     if not paths:
         raise DataError(
             f"Expected metrics.json files below {root}, but there is none. Run the benchmark first, or name "
             "its results folder."
         )
-    return [_read_run(root, path) for path in paths]
+    runs = [_read_run(root, path) for path in paths]
+    return runs if files is not None else _sorted(runs, read_outline(root) or {})
 
 
 def _read_run(root: Path, path: Path) -> Run:
@@ -131,6 +133,22 @@ def _read_run(root: Path, path: Path) -> Run:
         folder=path.parent,
         metrics={name: math.nan if value is None else value for name, value in metrics.items()},
     )
+
+
+def _sorted(runs: Iterable[Run], outline: dict[str, Any]) -> list[Run]:
+    """Runs in the order of the benchmark; where nothing tells it, of the alphabet."""
+    datasets, experiments = outline.get("datasets", {}), outline.get("experiments", [])
+
+    def key(run: Run) -> tuple[Any, ...]:
+        return (
+            position(run.dataset, list(datasets)),
+            position(run.category, datasets.get(run.dataset, [])),
+            position(run.experiment, experiments),
+            run.seed,
+            run.epoch or 0,
+        )
+
+    return sorted(runs, key=key)
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from sanflow.bench import train as bench
 from sanflow.bench.bare import CountProducts
 from sanflow.bench.score import bench_score
-from sanflow.errors import DataError
+from sanflow.cli import app
+from sanflow.errors import ConfigError, DataError
 
 SMALL = {"encoder": "sanflow/compact", "input_size": 32, "precision": "fp32", "device": "cpu", "position_channels": 8}
 
@@ -41,6 +43,13 @@ def test_bench_train_tells_all(tmp_path):
     assert found["bare_ratio"] > 0
     assert found["fraction_of_matmul_peak"] > 0
     assert (tmp_path / "trace.json").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("measure", [["train", "--update", "jont"], ["score", "--precision", "fp16"]])
+def test_what_cannot_be_timed_is_told_as_a_users_error(measure):
+    result = CliRunner().invoke(app, ["bench", *measure, "--device", "cpu"])
+    assert isinstance(result.exception, ConfigError)
+    assert f"but got '{measure[-1]}'" in str(result.exception)
 
 
 def test_the_reference_takes_turns_with_ours():

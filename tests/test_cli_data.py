@@ -89,3 +89,29 @@ def test_cache_size_and_clear(tmp_path):
     assert f"in 1 entries of {tmp_path}" in output
     assert "0.0 MB freed" in run("cache", "clear", "--cache", tmp_path).output
     assert "in 0 entries" in run("cache", "size", "--cache", tmp_path).output
+
+
+def test_data_lies_where_the_settings_say(tmp_path, monkeypatch):
+    """By hand the commands find what the workflow fetched and cached."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SANFLOW_DATA_ROOT", raising=False)
+    monkeypatch.delenv("SANFLOW_CACHE", raising=False)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("data_root: elsewhere\noffline: true\n")
+    assert "entries of elsewhere/.cache" in run("cache", "size").output
+    assert "freed in elsewhere/.cache" in run("cache", "clear").output
+    with pytest.raises(DataError, match="offline, so nothing is fetched"):
+        run("download", "mvtec_ad")
+    mvtec(tmp_path / "mpdd", "bracket_black")
+    assert "complete in elsewhere/mpdd" in run("download", "mpdd", "--mirror", tmp_path / "mpdd").output
+
+
+def test_a_benchmark_by_name():
+    with pytest.raises(ConfigError, match=r"of demo among photo_textures, but got 'photo_texture'\. Did you mean"):
+        run("download", "photo_texture", "--benchmark", "demo")
+
+
+def test_a_misspelt_category_is_told_with_the_nearest(tmp_path):
+    mvtec(tmp_path / "mine", "screw")
+    with pytest.raises(ConfigError, match=r"but got 'scerw'\. Did you mean 'screw'\?"):
+        run("index", "mine", "scerw", "--root", tmp_path / "mine", "--output", tmp_path / "index.csv")

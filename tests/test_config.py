@@ -15,8 +15,10 @@ from sanflow.config import (
     Settings,
     benchmark_path,
     load_benchmark,
+    load_experiment,
     load_settings,
     settings_from,
+    settings_here,
 )
 from sanflow.errors import ConfigError
 
@@ -231,6 +233,7 @@ FLOW = "method: sanflow, encoder: timm/x.y"
     ("text", "message"),
     [
         ("- a\n- b\n", "Expected keys and values"),
+        ("# nothing\n", "but the file is empty"),
         ("a: [1\n", "Expected YAML"),
         ("datasets: {}\ndatasets: {}\n", "the key 'datasets' stands twice"),
         ("datasets: {a: {}}\n", "experiments: Field required"),
@@ -242,7 +245,9 @@ FLOW = "method: sanflow, encoder: timm/x.y"
         (HEAD + "{" + FLOW + ", epoch: 3}", "unknown key 'epoch'.*Did you mean 'epochs'"),
         ("dataset: {}\n" + HEAD + "{" + FLOW + "}", "unknown key 'dataset'.*Did you mean 'datasets'"),
         (HEAD + "{" + FLOW + ", batch_size: four}", "valid integer.*got 'four'"),
-        (HEAD + "{" + FLOW + ", batch_size: 0}", "greater than or equal to 1"),
+        (HEAD + "{" + FLOW + ", batch_size: 0}", "greater than or equal to 1, but got 0"),
+        (HEAD + "{" + FLOW + ", seeds: [1]}", "e.seeds: the key 'seeds' belongs to the top of the file"),
+        ("datasets: [a]\n" + HEAD.split("\n", 1)[1] + "{" + FLOW + "}", r"valid dictionary, but got \['a'\]"),
         (HEAD + "{" + FLOW + ", learning_rate: .nan}", "finite number"),
         (HEAD + "{" + FLOW + ", update: all}", "'per_scale' or 'joint', but got 'all'"),
         (HEAD + "{" + FLOW + ", epochs: 2}", "at most half of `epochs`"),
@@ -280,3 +285,23 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("uri", ["null", "None", "", None])
 def test_the_word_null_of_a_command_line_turns_tracking_off(uri):
     assert settings_from({"tracking": {"uri": uri}}).tracking.uri is None
+
+
+def test_an_experiment_of_a_benchmark_by_name(tmp_path):
+    path = write(tmp_path, HEAD + "{" + FLOW + "}")
+    assert load_experiment(str(path), "e").method == "sanflow"
+    with pytest.raises(ConfigError, match=r"one of e, but got 'ee'\. Did you mean 'e'\?"):
+        load_experiment(str(path), "ee")
+
+
+def test_the_working_folders_settings_come_before_the_checkouts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings_here() == load_settings(CHECKOUT / "config/config.yaml")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("data_root: elsewhere\n")
+    assert str(settings_here().cache_folder) == "elsewhere/.cache"
+
+
+def test_a_wrong_value_of_the_command_line_names_it_too():
+    with pytest.raises(ConfigError, match=r"config/config\.yaml or --config is not a valid"):
+        settings_from({"benhcmark": "demo"})

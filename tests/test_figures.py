@@ -257,7 +257,7 @@ def test_plan_has_each_category_and_metric_once(results):
 
 
 def test_an_unknown_kind_is_refused(results):
-    with pytest.raises(ConfigError, match=r"Expected kinds of figures, of contact_sheet, .* but got pie"):
+    with pytest.raises(ConfigError, match=r"Expected a kind of figure, one of contact_sheet, .* but got 'pie'"):
         plan_figures(results, results, ["bars", "pie"])
 
 

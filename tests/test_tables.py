@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from sanflow.cli import results as results_commands
 from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.outline import write_outline
 from sanflow.runs import METRIC_TITLES, labels_of, read_runs
 from sanflow.tables import FORMATS, NAMES, build_table, write_tables
 from sanflow.tables.cells import Cell, percent, points, with_best
@@ -40,6 +41,17 @@ def results(tmp_path):
     write_metrics(root, "mvtec_ad/bottle/plain/seed0", PLAIN, image_auroc=0.99, intervals={"image_auroc": [0.9, 1.0]})
     write_metrics(root, "mvtec_ad/cable/plain/seed0", PLAIN, image_auroc=0.8)
     return root
+
+
+def test_runs_stand_in_the_benchmarks_order(results):
+    assert [run.experiment for run in read_runs(results)][:3] == ["plain", "sanflow", "sanflow"]  # the alphabet's
+    write_metrics(results, "mvtec_ad/bottle/added/seed0", PLAIN)
+    outline = {"name": "mine", "title": "", "digest": "0" * 64}
+    order = {"mvtec_ad": ["cable", "bottle"]}
+    write_outline(results, **outline, datasets=order, experiments=["sanflow", "plain"])
+    runs = [(run.category, run.experiment, run.seed) for run in read_runs(results)]
+    assert runs[:3] == [("cable", "sanflow", 0), ("cable", "sanflow", 1), ("cable", "plain", 0)]
+    assert runs[3:] == [("bottle", *rest) for rest in [("sanflow", 0), ("sanflow", 1), ("plain", 0), ("added", 0)]]
 
 
 def texts(table, section=0):
@@ -216,6 +228,12 @@ def test_one_category_is_paired_by_seed(tmp_path):
     assert row[2:4] == ["−4.00", "−8.97 … +0.97"]
     assert row[-3:] == ["0 / 0 / 3", "seeds", "3"]
     assert table.data.left_out.tolist()[-1] == "seed3"
+    # Another category of one of them is named, not dropped for the sake of an interval.
+    write_metrics(tmp_path, "d/b/plain/seed0", PLAIN, aupro=0.5)
+    table = build_table("paired", read_runs(tmp_path))
+    row = next(row for row in texts(table) if row[1] == "AUPRO")
+    assert row[-2:] == ["categories", "1"]
+    assert table.data.left_out.tolist()[-1] == "b"
 
 
 def test_ablation_shows_what_differs(results):

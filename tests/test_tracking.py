@@ -413,6 +413,24 @@ def test_init_and_sync_survive_a_dead_server(uri, folder, benchmark_file):
     assert [run.info.status for run in runs_of(uri)] == ["FINISHED", "FINISHED"]
 
 
+def test_sync_says_that_nothing_waits(uri, benchmark_file):
+    assert "Nothing waits to be sent" in track("sync", benchmark_file, "--uri", uri)
+
+
+def test_results_without_their_outline_can_be_published(uri, folder, benchmark_file):
+    track("publish", benchmark_file, "--uri", uri)
+    (parent,) = runs_of(uri)
+    assert (parent.info.run_name, parent.info.status) == ("bench", "FINISHED")
+    track("init", benchmark_file, "--uri", uri)
+    assert [run.info.status for run in runs_of(uri)] == ["RUNNING"]
+
+
+def test_a_benchmarks_own_run_needs_its_outline(uri, folder, caplog):
+    assert isinstance(tracker_of(uri, folder, unit=""), NullTracker)
+    assert "Expected benchmark.json in" in caplog.text
+    assert "Run `sanflow track init`" in caplog.text
+
+
 def test_sync_says_that_the_mirror_is_off(benchmark_file):
     assert "The mirror is off" in track("sync", benchmark_file)
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.helpers.workflow import (
+    EXPERIMENTS,
     ODD,
     copy_project,
     draw_category,
@@ -146,6 +147,18 @@ def test_a_wrong_configuration_stops_before_any_job(root, tmp_path, change, mess
     assert answer.returncode == 1
     assert message in answer.output
     assert "Traceback" not in answer.output
+
+
+def test_what_a_job_would_stumble_over_stops_the_benchmark_before_its_first(root, tmp_path):
+    path = write_benchmark(tmp_path, experiments=("tiny", "maps"))
+    shutil.rmtree(tmp_path / "maps")
+    answer = snakemake(root, tmp_path, check=False)
+    assert answer.returncode == 1
+    assert "maps: `maps` points to nothing for nut (maps/parts/nut)" in answer.output
+    assert not list((tmp_path / "results").rglob("index.csv"))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiments": {"tiny": EXPERIMENTS["tiny"]}}))
+    # Nothing is left locked.
+    assert snakemake(root, tmp_path, "results/small/parts/nut/index.csv").returncode == 0
 
 
 # That it runs ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ PAGE = """# Configuration
 
 `config/config.yaml` says which benchmark to run, and where. A benchmark is one file: `config/benchmarks/<name>.yaml`,
 or any path given as `--config benchmark=/path/mine.yaml` (its results go to `results/mine/`). Unknown keys are refused
-with the nearest valid name, before any work; `sanflow check <benchmark>` does only that. Paths may hold `~` and
+with the nearest valid name, before any work. `sanflow check <benchmark>` does that, and looks for the files it names
+and builds its encoders. Paths may hold `~` and
 `$VARIABLES`; relative ones count from the folder in which `snakemake` is started.
 
 ```yaml
@@ -49,14 +50,26 @@ def register(app: typer.Typer) -> None:
 
 def check(
     benchmark: Annotated[str, typer.Argument(help="Name in config/benchmarks/ or path of a benchmark file.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of its results: what only finished jobs need may be missing.")
+    ] = None,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing where all is well.")] = False,
 ) -> None:
-    """Check a benchmark file and say what it would run."""
+    """Check a benchmark file, the files it names and its encoders, and say what it would run.
+
+    The workflow does so before its first job. Nothing is downloaded and no image is read.
+    """
+    from sanflow.preflight import check_benchmark
+
     path = benchmark_path(benchmark)
     chosen = load_benchmark(path)
+    categories = check_benchmark(chosen, results)
+    if quiet:
+        return
     typer.echo(f"{path} is valid: {chosen.title or path.stem}")
-    for name, dataset in chosen.datasets.items():
-        categories = dataset.categories if dataset.categories == "all" else ", ".join(dataset.categories)
-        typer.echo(f"  data set    {name}: {categories}")
+    for name, names in categories.items():
+        typer.echo(f"  data set    {name}: {', '.join(names)}")
     for name, experiment in chosen.experiments.items():
         typer.echo(f"  experiment  {name}: {experiment.method} on {experiment.encoder or experiment.maps}")
     typer.echo(f"  seeds       {', '.join(map(str, chosen.seeds))}")
@@ -95,10 +108,15 @@ def configuration_page() -> str:
 
 def _section(title: str, model: type[BaseModel]) -> str:
     rows = [
-        f"| `{name}` | {_shown_default(field)} | {(field.description or '').replace('|', chr(92) + '|')} |"
+        f"| `{name}` | {_shown_default(field)} | {_cell(field.description or '')} |"
         for name, field in model.model_fields.items()
     ]
     return f"## {title}\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a Markdown table: one line, no bar."""
+    return " ".join(text.split()).replace("|", chr(92) + "|")
 
 
 def _shown_default(field: Any) -> str:
@@ -106,7 +124,7 @@ def _shown_default(field: Any) -> str:
         return "*needed*"
     if isinstance(field.default, BaseModel):
         return "see below"
-    return f"`{_shown(field.default)}`"
+    return f"`{_shown(field.default)}`" if field.default != "" else "empty"
 
 
 def _shown(value: Any) -> str:

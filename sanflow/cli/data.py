@@ -6,20 +6,32 @@ from typing import Annotated
 
 import typer
 
-from sanflow.config import DatasetChoice, load_benchmark
+from sanflow.config import DatasetChoice, benchmark_path, load_benchmark, settings_here
 from sanflow.data.registry import load_registry
-from sanflow.errors import ConfigError
+from sanflow.errors import ConfigError, did_you_mean
 
 # What reads images is imported by the command that needs it, so that `sanflow --help` answers at once.
 
 DatasetName = Annotated[str, typer.Argument(help="Name of the data set, as in the benchmark file or the registry.")]
-BenchmarkFile = Annotated[
-    Path | None, typer.Option("--benchmark", help="Benchmark file that says where the data set lies.")
+BenchmarkName = Annotated[
+    str | None,
+    typer.Option(
+        "--benchmark",
+        help="Says where the data set lies: name in config/benchmarks/ or path of a benchmark file.",
+    ),
 ]
 DataRoot = Annotated[
-    Path, typer.Option("--data-root", envvar="SANFLOW_DATA_ROOT", help="Folder in which data sets are kept.")
+    Path | None,
+    typer.Option(
+        envvar="SANFLOW_DATA_ROOT",
+        help="Folder in which data sets are kept.",
+        show_default="`data_root` of config/config.yaml",
+    ),
 ]
-CacheFolder = Annotated[Path, typer.Option("--cache", envvar="SANFLOW_CACHE", help="Folder of the image cache.")]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(envvar="SANFLOW_CACHE", help="Folder of the image cache.", show_default="that of config/config.yaml"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +48,8 @@ def register(app: typer.Typer) -> None:
 def download(
     dataset: DatasetName,
     *,
-    benchmark: BenchmarkFile = None,
-    data_root: DataRoot = Path("data"),
+    benchmark: BenchmarkName = None,
+    data_root: DataRoot = None,
     mirror: Annotated[
         list[str] | None,
         typer.Option(help="Address, file:// address, archive or folder to take it from; may be repeated."),
@@ -53,9 +65,9 @@ def download(
         return
     marker = bring(
         dataset,
-        data_root,
+        data_root or Path(settings_here().data_root),
         mirrors=mirror or choice.mirrors,
-        offline=offline or os.environ.get("SANFLOW_OFFLINE", "") not in {"", "0"},
+        offline=offline or _offline(),
     )
     typer.echo(f"{dataset} is complete in {marker.parent}.")
 
@@ -65,10 +77,10 @@ def index(
     category: Annotated[str, typer.Argument(help="Name of the category.")],
     *,
     output: Annotated[Path, typer.Option(help="Where index.csv is written; index.json goes beside it.")],
-    benchmark: BenchmarkFile = None,
-    data_root: DataRoot = Path("data"),
+    benchmark: BenchmarkName = None,
+    data_root: DataRoot = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of a data set of your own, <root>/<category>/train/good and so on.")
+        Path | None, typer.Option(help="Folder of a data set of your own, `<root>/<category>/train/good` and so on.")
     ] = None,
 ) -> None:
     """List and check all images and masks of a category; every later step reads only this list."""
@@ -78,7 +90,8 @@ def index(
     choice = _choice(dataset, benchmark)
     kind = "folder" if root is not None else choice.kind
     place = root or choice.root
-    folder = Path(place) if place is not None else dataset_folder(dataset, data_root)
+    kept_in = data_root or Path(settings_here().data_root)
+    folder = Path(place) if place is not None else dataset_folder(dataset, kept_in)
     made = build_index(dataset, category, folder, kind=kind)
     write_index(made, output)
     counts = summary(made)["counts"]
@@ -97,27 +110,38 @@ def datasets() -> None:
         typer.echo(f"{name}: {entry.title}, {len(entry.categories)} categories, {how}; licence: {entry.licence}")
 
 
-def cache_size(cache: CacheFolder = Path("data/.cache")) -> None:
+def cache_size(cache: CacheFolder = None) -> None:
     """List what the image cache holds, least recently used first."""
     from sanflow.data.cache import entries
 
+    cache = cache or settings_here().cache_folder
     found = entries(cache)
     for entry in found:
         typer.echo(f"{entry.n_bytes / 1e6:10.1f} MB  {entry.label}")
     typer.echo(f"{sum(entry.n_bytes for entry in found) / 1e6:10.1f} MB  in {len(found)} entries of {cache}")
 
 
-def cache_clear(cache: CacheFolder = Path("data/.cache")) -> None:
+def cache_clear(cache: CacheFolder = None) -> None:
     """Remove everything from the image cache; it fills again by itself."""
     from sanflow.data.cache import clear
 
+    cache = cache or settings_here().cache_folder
     typer.echo(f"{clear(cache) / 1e6:.1f} MB freed in {cache}")
 
 
-def _choice(dataset: str, benchmark: Path | None) -> DatasetChoice:
+def _choice(dataset: str, benchmark: str | None) -> DatasetChoice:
     if benchmark is None:
         return DatasetChoice()
-    chosen = load_benchmark(benchmark).datasets
+    chosen = load_benchmark(benchmark_path(benchmark)).datasets
     if dataset not in chosen:
-        raise ConfigError(f"Expected a data set of {benchmark} among {', '.join(chosen)}, but got {dataset!r}.")
+        raise ConfigError(
+            f"Expected a data set of {benchmark} among {', '.join(chosen)}, but got {dataset!r}."
+            + did_you_mean(dataset, chosen)
+        )
     return chosen[dataset]
+
+
+def _offline() -> bool:
+    """Whether connections are forbidden: by the environment, else by config.yaml."""
+    forbidden = os.environ.get("SANFLOW_OFFLINE")
+    return settings_here().offline if forbidden is None else forbidden not in {"", "0"}

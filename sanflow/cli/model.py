@@ -35,13 +35,13 @@ def train(
     cache: CacheOption = None,
     cache_gigabytes: GigabytesOption = 50.0,
     save_state_every: Annotated[float, typer.Option(min=0, help="Shortest time between saves, in seconds.")] = 300.0,
-    tracking: Annotated[Path | None, typer.Option(help="results/<benchmark>/tracking; unset: no mirror.")] = None,
+    tracking: Annotated[Path | None, typer.Option(help="`results/<benchmark>/tracking`; unset: no mirror.")] = None,
 ) -> None:
     """Train the model of one category; goes on where a killed training was.
 
     SIGTERM, SIGINT and SIGUSR1 end the batch, save the state and exit with 143 or 130.
     """
-    from sanflow.config import benchmark_path, load_benchmark
+    from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.provenance import training_digest
@@ -50,10 +50,7 @@ def train(
     from sanflow.training.loop import train as run
 
     _tell()
-    experiments = load_benchmark(benchmark_path(benchmark)).experiments
-    if experiment not in experiments:
-        raise ConfigError(f"Expected an experiment of {benchmark}, one of {list(experiments)}, but got {experiment!r}.")
-    settings = experiments[experiment]
+    settings = load_experiment(benchmark, experiment)
     if not settings.trains:
         raise ConfigError(
             f"Expected an experiment that is trained, but {experiment!r} is not: its weights or maps come from files."

@@ -24,18 +24,13 @@ def import_official(
     """Import the authors' weight file of one category."""
     from sanflow import official
     from sanflow.checkpoints import save_checkpoint
-    from sanflow.config import benchmark_path, load_benchmark
+    from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.files import write_json
     from sanflow.provenance import code_digest, environment, training_digest
 
-    chosen = load_benchmark(benchmark_path(benchmark))
-    if experiment not in chosen.experiments:
-        raise ConfigError(
-            f"Expected an experiment of {benchmark}, one of {list(chosen.experiments)}, but got {experiment!r}."
-        )
-    settings = chosen.experiments[experiment]
+    settings = load_experiment(benchmark, experiment)
     content = read_index(index)
     if settings.source != "official":
         raise ConfigError(

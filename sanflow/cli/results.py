@@ -2,18 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from sanflow.config import Experiment
-
 IndexArgument = Annotated[Path, typer.Argument(help="index.csv of the category.")]
 BenchmarkOption = Annotated[str, typer.Option(help="Name in config/benchmarks/ or path of a benchmark file.")]
 ExperimentOption = Annotated[str, typer.Option(help="Key of an experiment of the benchmark.")]
-ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: results/<benchmark>.")]
+ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,12 +30,13 @@ def score_external(
     maps: Annotated[Path | None, typer.Option(help="Folder of the maps, in place of the experiment's `maps`.")] = None,
 ) -> None:
     """Read the anomaly maps that another tool made of the test images into a scores file."""
+    from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.external import score_external as read_maps
     from sanflow.provenance import code_digest, digest_of, environment
 
-    settings = _experiment(benchmark, experiment)
+    settings = load_experiment(benchmark, experiment)
     content = read_index(index)
     folder = str(maps or settings.maps_for(content.dataset, content.category) or "")
     if not folder:
@@ -70,16 +68,17 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     history: Annotated[Path | None, typer.Option(help="train.json of the run, for its cost.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 1000,
-    tracking: Annotated[Path | None, typer.Option(help="results/<benchmark>/tracking; mirrors the metrics.")] = None,
+    tracking: Annotated[Path | None, typer.Option(help="`results/<benchmark>/tracking`; mirrors the metrics.")] = None,
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
+    from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.evaluation import evaluate_files
     from sanflow.provenance import environment_tags, training_digest
     from sanflow.runs import HEADLINE
     from sanflow.tracking import job_tracker
 
-    settings = _experiment(benchmark, experiment or "") if benchmark else None
+    settings = load_experiment(benchmark, experiment or "") if benchmark else None
     found = evaluate_files(
         scores,
         index,
@@ -154,14 +153,3 @@ def show(results: ResultsArgument) -> None:
     from sanflow.tables.show import print_overview
 
     print_overview(read_runs(results), results)
-
-
-def _experiment(benchmark: str, name: str) -> "Experiment":
-    from sanflow.config import benchmark_path, load_benchmark
-    from sanflow.errors import ConfigError
-
-    experiments: dict[str, Any] = dict(load_benchmark(benchmark_path(benchmark)).experiments)
-    if name not in experiments:
-        raise ConfigError(f"Expected an experiment of {benchmark}, one of {list(experiments)}, but got {name!r}.")
-    settings: Experiment = experiments[name]
-    return settings

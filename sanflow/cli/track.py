@@ -11,13 +11,15 @@ import typer
 from rich.console import Console
 from rich.progress import track as progress
 
-from sanflow.config import CHECKOUT, Benchmark, benchmark_path, load_benchmark, load_settings
-from sanflow.files import read_json, sha256_of_file, write_json
+from sanflow.config import Benchmark, DatasetChoice, benchmark_path, load_benchmark, settings_here
+from sanflow.data.registry import categories
+from sanflow.files import read_json, sha256_of_file
+from sanflow.outline import read_outline, write_outline
 from sanflow.provenance import digest_of, environment_tags, training_digest
 from sanflow.tracking import Status, job_tracker, masked
 from sanflow.tracking.mirror import initialise
 from sanflow.tracking.sync import sync as send_pending
-from sanflow.tracking.tracker import BENCHMARK_FILE, URI_VARIABLE
+from sanflow.tracking.tracker import URI_VARIABLE
 
 console = Console(stderr=True, soft_wrap=True)
 track = typer.Typer(
@@ -49,11 +51,8 @@ def init(benchmark: BenchmarkArgument, results: ResultsOption = None, uri: UriOp
     path = benchmark_path(benchmark)
     chosen = load_benchmark(path)
     results = results or Path("results", path.stem)
-    settings = chosen.model_dump(mode="json")
-    # The key is written even where the mirror is off: files can be published to a server of later days.
-    digest = digest_of(settings)
-    facts = {"name": path.stem, "key": f"{path.stem}/{digest[:12]}", "digest": digest, "title": chosen.title}
-    write_json(results / "tracking" / BENCHMARK_FILE, facts)
+    # Also where the mirror is off: tables are ordered by it, and files can be published to a server of later days.
+    digest = _outline(chosen, path, results)
     uri = _chosen(uri)
     if not uri:
         return
@@ -101,6 +100,8 @@ def publish(
     uri = _chosen(uri)
     if not uri:
         return
+    if read_outline(results) is None:
+        _outline(chosen, path, results)
     arrived = _sync(uri, results / "tracking")
     digest = digest_of(chosen.model_dump(mode="json"))
     tracker = job_tracker(results / "tracking", unit="", digest=digest, stage="publish", send=False)
@@ -117,12 +118,27 @@ def publish(
         _sync(uri, results / "tracking")
 
 
+def _outline(chosen: Benchmark, path: Path, results: Path) -> str:
+    """Write what the results folder says of its benchmark; returns the digest of its settings."""
+    digest = digest_of(chosen.model_dump(mode="json"))
+    datasets = {name: _order(name, choice) for name, choice in chosen.datasets.items()}
+    write_outline(
+        results, name=path.stem, title=chosen.title, digest=digest, datasets=datasets, experiments=chosen.experiments
+    )
+    return digest
+
+
+def _order(name: str, choice: DatasetChoice) -> list[str]:
+    """Categories of a data set in the benchmark's order; none of a whole folder: there it is the alphabet's."""
+    if choice.categories != "all":
+        return choice.categories
+    return categories(name) if choice.kind == "registered" else []
+
+
 def _chosen(uri: str | None) -> str | None:
     """The tracking URI: given, of the environment (where "" means off), or of config.yaml."""
     uri = uri if uri is not None else os.environ.get(URI_VARIABLE)
-    file = next((file for file in (Path("config/config.yaml"), CHECKOUT / "config/config.yaml") if file.exists()), None)
-    if uri is None and file is not None:
-        uri = load_settings(file).tracking.uri
+    uri = uri if uri is not None else settings_here().tracking.uri
     # Where the tracker of this process looks for it.
     os.environ[URI_VARIABLE] = uri or ""
     return uri or None
@@ -142,6 +158,8 @@ def _sync(uri: str, folder: Path) -> bool:
     if sent or waiting:
         left = f"; {waiting} belong to running jobs and were left alone" if waiting else ""
         console.print(f"Sent {sent} outboxes to {masked(uri)}{left}.", highlight=False)
+    else:
+        console.print("Nothing waits to be sent.")
     return True
 
 

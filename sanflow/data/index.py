@@ -18,8 +18,8 @@ import pandas as pd
 
 from sanflow.data.decode import decode_image, mask_bytes, read_mask
 from sanflow.data.layouts import Row, list_rows, locate
-from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry
-from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
+from sanflow.errors import DataError, IntegrityError
 from sanflow.files import atomic_path, read_json, write_json
 
 COLUMNS = {
@@ -99,10 +99,7 @@ def build_index(
             without masks, masks of another size, images that are in train and in test, an empty split, wrong counts.
     """
     entry = dataset_entry(dataset, kind, folder)
-    if category not in entry.categories:
-        raise ConfigError(
-            f"Expected a category of {dataset} among {', '.join(entry.categories)}, but got {category!r}."
-        )
+    require_category(dataset, category, entry.categories)
     root = locate(Path(folder), entry.probe, entry.title).absolute()
     listing = list_rows(entry.layout, root, category)
     n_workers = workers or min(8, os.cpu_count() or 1)

@@ -4,15 +4,15 @@ The facts stand in resources/datasets.yaml; a data set of the user's own (`kind:
 from its folder.
 """
 
-import difflib
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sanflow.errors import ConfigError, DataError
+from sanflow.errors import ConfigError, DataError, did_you_mean
 from sanflow.files import resource
 
 Kind = Literal["registered", "folder"]
@@ -104,10 +104,8 @@ def dataset_entry(name: str, kind: Kind = "registered", root: str | Path | None 
     registry = load_registry()
     if name in registry:
         return registry[name]
-    close = difflib.get_close_matches(name, registry, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
-        f"Expected a data set among {', '.join(registry)}, but got {name!r}.{hint} "
+        f"Expected a data set among {', '.join(registry)}, but got {name!r}.{did_you_mean(name, registry)} "
         "For a data set of your own write `kind: folder` and its `root`."
     )
 
@@ -184,8 +182,19 @@ def categories(
             _require_only_categories(name, Path(root), known)
         return known
     for category in chosen:
-        if category not in known:
-            close = difflib.get_close_matches(category, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"Expected a category of {name} among {', '.join(known)}, but got {category!r}.{hint}")
+        require_category(name, category, known)
     return list(chosen)
+
+
+def require_category(dataset: str, category: str, known: Iterable[str]) -> None:
+    """Refuse a category that a data set does not have.
+
+    Raises:
+        ConfigError: Lists the known ones and names the nearest.
+    """
+    names = list(known)
+    if category not in names:
+        raise ConfigError(
+            f"Expected a category of {dataset} among {', '.join(names)}, but got {category!r}."
+            + did_you_mean(category, names)
+        )

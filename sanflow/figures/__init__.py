@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sanflow.data.index import read_index
-from sanflow.errors import ConfigError
+from sanflow.errors import ConfigError, did_you_mean
 from sanflow.figures import gather
 from sanflow.figures.style import save, styled
 from sanflow.runs import HEADLINE, Run, in_order, read_runs
@@ -91,9 +91,11 @@ def plan_figures(
         ConfigError: If there is no such kind.
     """
     wanted = list(kinds or KINDS)
-    unknown = [kind for kind in wanted if kind not in KINDS]
-    if unknown:
-        raise ConfigError(f"Expected kinds of figures, of {', '.join(KINDS)}, but got {', '.join(unknown)}.")
+    for kind in wanted:
+        if kind not in KINDS:
+            raise ConfigError(
+                f"Expected a kind of figure, one of {', '.join(KINDS)}, but got {kind!r}." + did_you_mean(kind, KINDS)
+            )
     runs = read_runs(results)
     plan = []
     for kind in wanted:

@@ -9,15 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from sanflow.errors import SanflowError
-from sanflow.files import read_json
+from sanflow.errors import DataError, SanflowError
+from sanflow.outline import read_outline
 from sanflow.tracking.outbox import Outbox
 from sanflow.tracking.uris import masked
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-BENCHMARK_FILE = "benchmark.json"
 RETRY_SECONDS = 60.0
 URI_VARIABLE = "SANFLOW_TRACKING_URI"
 
@@ -97,7 +96,7 @@ class MlflowTracker:
 
     Arguments:
         uri: MLflow's tracking URI.
-        folder: `results/<benchmark>/tracking`; it holds the outboxes and the benchmark's own key.
+        folder: `results/<benchmark>/tracking`; it holds the outboxes.
         unit: `<dataset>/<category>/<experiment>/seed<k>`, or "" for the benchmark's parent run.
         digest: Digest of the job's configuration: a changed one is another run.
         stage: Which step of the unit logs: `train`, `evaluate`, ...; steps of one unit share a run.
@@ -241,13 +240,20 @@ def run_identity(folder: Path, unit: str, digest: str) -> dict[str, Any]:
     """By what a run is found again, from any process: its own key, its parent's and its experiment.
 
     Arguments:
-        folder: `results/<benchmark>/tracking`; `sanflow track init` left the benchmark's key there.
+        folder: `results/<benchmark>/tracking`; `sanflow track init` left the benchmark's key beside it.
         unit: As for `open_tracker`.
         digest: As for `open_tracker`.
+
+    Raises:
+        DataError: If the benchmark's own run is wanted, but nothing tells its key.
     """
-    known = folder / BENCHMARK_FILE
-    benchmark = read_json(known) if known.exists() else {"name": folder.absolute().parent.name, "key": None}
+    results = folder.absolute().parent
+    benchmark = read_outline(results) or {"name": results.name, "key": None}
     if not unit:
+        if benchmark["key"] is None:
+            raise DataError(
+                f"Expected benchmark.json in {results}, but there is none. Run `sanflow track init` for this benchmark."
+            )
         return {"key": benchmark["key"], "name": benchmark["name"], "parent": None, "experiment": benchmark["name"]}
     return {
         "key": f"{benchmark['name']}/{unit}/{digest[:12]}",
