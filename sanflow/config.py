@@ -110,7 +110,8 @@ class Experiment(StrictModel):
     """One row of a benchmark: a method with its encoder and its training. Unset fields take the method's defaults."""
 
     method: Method
-    """`sanflow`; `cflow-matched` (SANFlow with the base N(0, I)); `cflow` (as its authors released it);
+    """`sanflow`; `cflow-matched` (SANFlow with the base N(0, I) and without
+    synthetic anomalies); `cflow` (as its authors released it);
     `external` (anomaly maps of another tool)."""
     label: str | None = None
     """How tables and figures call it; its key if unset."""

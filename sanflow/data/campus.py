@@ -39,7 +39,7 @@ def extract_training_frames(root: Path, report: Callable[[int, int | None], None
     except ImportError as error:
         raise DataError(
             "Expected PyAV to decode the training videos of ShanghaiTech Campus, but it is not installed. "
-            "Run `pip install 'sanflow[video]'` and start again."
+            "Run `pip install -e '.[video]'` in the checkout and start again."
         ) from error
     n_frames = 0
     for number, path in enumerate(missing):
