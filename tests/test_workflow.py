@@ -393,7 +393,7 @@ def test_the_slurm_profile_replaces_the_default_one(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_served_as_an_mlflow_model_with_its_signature(finished, tmp_path, monkeypatch):
+def test_a_run_is_served_as_an_mlflow_model_with_its_signature(root, finished, tmp_path, monkeypatch):
     from PIL import Image
 
     project, work, _, _ = finished
@@ -421,3 +421,9 @@ def test_a_run_is_served_as_an_mlflow_model_with_its_signature(finished, tmp_pat
     np.testing.assert_allclose(answer["score"], images.score, rtol=1e-4, atol=1e-5)
     with pytest.raises(Exception, match="32"):
         model.predict(pixels[:, :32])
+    # As docs/tracking.md says it.
+    snippet = re.search(r"```python\n(.*?)```", (root / "docs/tracking.md").read_text("utf-8"), re.DOTALL)[1]
+    snippet = snippet.replace("<id of the logged model>", models["parts/nut/tiny/seed0"].model_id)
+    names = {}
+    exec(snippet.replace("part.png", str(work / "parts" / images.image[0])), names)
+    assert float(names["answer"]["score"][0]) == pytest.approx(images.score[0], rel=1e-4)
