@@ -13,7 +13,7 @@ import torch
 from helpers.small_training import SmallTraining
 from torch import Tensor
 
-from sanflow.errors import StorageError
+from sanflow.errors import IntegrityError, StorageError
 from sanflow.training import state as state_module
 from sanflow.training.signals import StopSignals
 from sanflow.training.state import SaveClock, StateFolder, StateKey, remove_finished_state
@@ -69,6 +69,14 @@ def test_stopped_and_started_again_gives_the_same_weights(train_small, tmp_path,
     assert [epoch["epoch"] for epoch in record["history"]] == [1, 2, 3, 4]
     if "keep_every" in changes:
         assert len(list(outputs.kept.iterdir())) == 4
+
+
+def test_a_kept_epoch_that_is_gone_is_told(train_small, tmp_path):
+    """The finished state says that all is trained, but what it kept of an earlier epoch was deleted."""
+    outputs = train_small(folder=tmp_path, keep_every=1)
+    next((outputs.state / "kept").glob("*.epoch02.pt")).unlink()
+    with pytest.raises(IntegrityError, match=r"Expected epoch 2, .* is gone\. Delete the folder .* and train again"):
+        train_small(folder=tmp_path, keep_every=1)
 
 
 def test_history_does_not_depend_on_the_stops(train_small, tmp_path):

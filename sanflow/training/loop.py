@@ -31,7 +31,7 @@ from sanflow.device import (
     usable_precision,
 )
 from sanflow.encoders import Encoder, build_encoder, measure_feature_scales
-from sanflow.errors import ConfigError, StorageError, TrainingError
+from sanflow.errors import ConfigError, IntegrityError, StorageError, TrainingError
 from sanflow.files import write_json
 from sanflow.model import AnomalyFlow
 from sanflow.provenance import code_digest, environment, environment_tags, training_digest
@@ -368,6 +368,11 @@ class _Training:
 
     def _publish_kept(self, epoch: int) -> None:
         source = self._kept_file(epoch)
+        if not source.exists():
+            raise IntegrityError(
+                f"Expected epoch {epoch}, which `keep_every` keeps, at {source}, but it is gone. Delete the folder "
+                f"{self.outputs.state} and train again."
+            )
         assert self.outputs.kept is not None
         self.outputs.kept.mkdir(parents=True, exist_ok=True)
         target = self.outputs.kept / f"epoch{epoch:02d}.pt"
