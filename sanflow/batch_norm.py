@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# 4 MB of float32.
+BAND_ELEMENTS = 2**20
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, with its parameters, buffers and formula."""
@@ -39,14 +42,14 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, features_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean_C = features_BCHW.mean(dim=(0, 2, 3))
-        centred_BCHW = features_BCHW - mean_C.view(1, -1, 1, 1)
-        var_C = centred_BCHW.square().mean(dim=(0, 2, 3))
+        var_C = _mean_square(features_BCHW, mean_C)
         inverse_std_C = torch.rsqrt(var_C + eps)
         ctx.save_for_backward(features_BCHW, weight_C, mean_C, inverse_std_C)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean_C, var_C)
-        normalised_BCHW = centred_BCHW.mul_((inverse_std_C * weight_C).view(1, -1, 1, 1))
-        return normalised_BCHW.add_(bias_C.view(1, -1, 1, 1)), mean_C, var_C
+        scale_C = inverse_std_C * weight_C
+        shift_C = bias_C - mean_C * scale_C
+        return torch.addcmul(_per_channel(shift_C), features_BCHW, _per_channel(scale_C)), mean_C, var_C
 
     @staticmethod
     @once_differentiable
@@ -59,3 +62,17 @@ class _Normalise(torch.autograd.Function):
             output_mask=[True, True, True],
         )
         return (*grads, None)
+
+
+def _mean_square(features_BCHW: Tensor, centre_C: Tensor) -> Tensor:
+    """Mean of (features - centre)^2 over all but the channels, in bands of rows, so that no copy leaves the cache."""
+    batch, channels, height, width = features_BCHW.shape
+    rows = max(1, BAND_ELEMENTS // (batch * channels * width))
+    sum_C = torch.zeros_like(centre_C)
+    for band_BChW in features_BCHW.split(rows, dim=2):
+        sum_C += (band_BChW - _per_channel(centre_C)).square_().sum(dim=(0, 2, 3))
+    return sum_C / (batch * height * width)
+
+
+def _per_channel(values_C: Tensor) -> Tensor:
+    return values_C.view(1, -1, 1, 1)
