@@ -181,7 +181,7 @@ def test_campus_says_how_to_get_the_decoder(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "training/videos").mkdir(parents=True)
     (tmp_path / "training/videos/01_001.avi").write_bytes(b"")
-    with pytest.raises(DataError, match=r"pip install 'sanflow\[video\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[video\]'"):
         extract_training_frames(tmp_path)
 
 

@@ -293,7 +293,7 @@ def test_command_with_an_unknown_experiment(run, command, benchmark):
         "score-external", run / "index.csv", "--benchmark", benchmark, "--experiment", "x", "--output", "y"
     )
     assert isinstance(answer.exception, ConfigError)
-    assert "one of ['ours', 'theirs'], but got 'x'" in str(answer.exception)
+    assert "one of ours, theirs, but got 'x'" in str(answer.exception)
 
 
 def test_command_without_maps(run, command, benchmark):

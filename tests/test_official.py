@@ -379,7 +379,7 @@ def test_command_writes_checkpoint_and_report(authors, workplace):
 def test_command_refuses_what_is_not_there(workplace):
     error = command(workplace, "--experiment", "ours").exception
     assert isinstance(error, ConfigError)
-    assert "one of ['theirs', 'trained'], but got 'ours'" in str(error)
+    assert "one of theirs, trained, but got 'ours'" in str(error)
     error = command(workplace, "--experiment", "trained").exception
     assert isinstance(error, ConfigError)
     assert "'trained' has `source: trained`" in str(error)

@@ -135,7 +135,7 @@ def test_train_and_score_from_the_command_line(small, tmp_path):
     index, state = small.folder / "index.csv", tmp_path / "state"
     train = ["train", index, "--benchmark", benchmark, "--seed", 3, "--output", tmp_path / "checkpoint.pt"]
     train += ["--history", tmp_path / "train.json", "--state", state, "--device", "cpu", "--cache", tmp_path / "cache"]
-    assert "one of ['small', 'other'], but got 'smal'" in str(run(*train, "--experiment", "smal").exception)
+    assert "one of small, other, but got 'smal'" in str(run(*train, "--experiment", "smal").exception)
     assert "Expected an experiment that is trained" in str(run(*train, "--experiment", "other").exception)
     done = run(*train, "--experiment", "small")
     assert done.exit_code == 0, done.output
