@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sanflow.errors import ConfigError, did_you_mean
+from sanflow.errors import ConfigError, did_you_mean, not_among
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -496,10 +496,7 @@ def load_experiment(benchmark: str, name: str) -> Experiment:
     """
     experiments = load_benchmark(benchmark_path(benchmark)).experiments
     if name not in experiments:
-        raise ConfigError(
-            f"Expected an experiment of {benchmark}, one of {', '.join(experiments)}, but got {name!r}."
-            + did_you_mean(name, experiments)
-        )
+        raise not_among(f"an experiment of {benchmark}, one of", experiments, name)
     return experiments[name]
 
 

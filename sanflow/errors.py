@@ -65,3 +65,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def not_among(expected: str, known: Iterable[str], name: str) -> ConfigError:
+    """The error for a name that is none of the known ones, all of them listed.
+
+    Example:
+        >>> str(not_among("a texture among", ["brick", "grass"], "brik"))
+        "Expected a texture among brick, grass, but got 'brik'. Did you mean 'brick'?"
+    """
+    names = list(known)
+    return ConfigError(f"Expected {expected} {', '.join(names)}, but got {name!r}." + did_you_mean(name, names))

@@ -12,9 +12,18 @@ from sanflow.config import Benchmark, Experiment, Job
 from sanflow.data.registry import categories
 from sanflow.errors import ConfigError, SanflowError
 
-# What stands in a job's folder once its files and its encoder are needed no longer.
-FINISHED = {"external": "scores.npz"}
-CHECKPOINT = "checkpoint.pt"
+
+def categories_of(benchmark: Benchmark) -> dict[str, list[str]]:
+    """The categories of each data set, `all` resolved.
+
+    Raises:
+        ConfigError: If a data set or category is unknown.
+        DataError: If a folder of the user's own is missing or no data set.
+    """
+    return {
+        name: categories(name, choice.categories, choice.kind, choice.root)
+        for name, choice in benchmark.datasets.items()
+    }
 
 
 def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[str, list[str]]:
@@ -31,10 +40,7 @@ def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[s
         ConfigError: If a data set or category is unknown, or with all faults of files and encoders together.
         DataError: If a folder of the user's own is missing or no data set.
     """
-    found = {
-        name: categories(name, choice.categories, choice.kind, choice.root)
-        for name, choice in benchmark.datasets.items()
-    }
+    found = categories_of(benchmark)
     jobs = [job for job in benchmark.jobs(found) if not _finished(job, benchmark.experiments[job.experiment], results)]
     problems = [*_files(benchmark, jobs), *_encoders(benchmark, jobs)]
     if problems:
@@ -47,7 +53,8 @@ def _finished(job: Job, experiment: Experiment, results: Path | None) -> bool:
     if results is None:
         return False
     folder = results / job.dataset / job.category / job.experiment / f"seed{job.seed}"
-    return (folder / FINISHED.get(experiment.method, CHECKPOINT)).exists()
+    # With this file made, neither what the experiment names nor its encoder is asked for again.
+    return (folder / ("scores.npz" if experiment.method == "external" else "checkpoint.pt")).exists()
 
 
 def _files(benchmark: Benchmark, jobs: list[Job]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import typer
 
 from sanflow.config import DatasetChoice, benchmark_path, load_benchmark, settings_here
 from sanflow.data.registry import load_registry
-from sanflow.errors import ConfigError, did_you_mean
+from sanflow.errors import not_among
 
 # What reads images is imported by the command that needs it, so that `sanflow --help` answers at once.
 
@@ -134,10 +134,7 @@ def _choice(dataset: str, benchmark: str | None) -> DatasetChoice:
         return DatasetChoice()
     chosen = load_benchmark(benchmark_path(benchmark)).datasets
     if dataset not in chosen:
-        raise ConfigError(
-            f"Expected a data set of {benchmark} among {', '.join(chosen)}, but got {dataset!r}."
-            + did_you_mean(dataset, chosen)
-        )
+        raise not_among(f"a data set of {benchmark} among", chosen, dataset)
     return chosen[dataset]
 
 

@@ -5,14 +5,14 @@ from its folder.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sanflow.errors import ConfigError, DataError, did_you_mean
+from sanflow.errors import ConfigError, DataError, did_you_mean, not_among
 from sanflow.files import resource
 
 Kind = Literal["registered", "folder"]
@@ -186,15 +186,11 @@ def categories(
     return list(chosen)
 
 
-def require_category(dataset: str, category: str, known: Iterable[str]) -> None:
+def require_category(dataset: str, category: str, known: Collection[str]) -> None:
     """Refuse a category that a data set does not have.
 
     Raises:
         ConfigError: Lists the known ones and names the nearest.
     """
-    names = list(known)
-    if category not in names:
-        raise ConfigError(
-            f"Expected a category of {dataset} among {', '.join(names)}, but got {category!r}."
-            + did_you_mean(category, names)
-        )
+    if category not in known:
+        raise not_among(f"a category of {dataset} among", known, category)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sanflow.data.index import read_index
-from sanflow.errors import ConfigError, did_you_mean
+from sanflow.errors import not_among
 from sanflow.figures import gather
 from sanflow.figures.style import save, styled
 from sanflow.runs import HEADLINE, Run, in_order, read_runs
@@ -93,9 +93,7 @@ def plan_figures(
     wanted = list(kinds or KINDS)
     for kind in wanted:
         if kind not in KINDS:
-            raise ConfigError(
-                f"Expected a kind of figure, one of {', '.join(KINDS)}, but got {kind!r}." + did_you_mean(kind, KINDS)
-            )
+            raise not_among("a kind of figure, one of", KINDS, kind)
     runs = read_runs(results)
     plan = []
     for kind in wanted:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from sanflow.errors import ConfigError, did_you_mean
+from sanflow.errors import not_among
 from sanflow.runs import HEADLINE, METRIC_TITLES, Run
 from sanflow.tables.cells import Table
 from sanflow.tables.metric import metric_table, published_table
@@ -47,9 +47,7 @@ def build_table(name: str, runs: Sequence[Run]) -> Table:
         ConfigError: If there is no table of this name.
     """
     if name not in BUILDERS:
-        raise ConfigError(
-            f"Expected the name of a table, one of {', '.join(NAMES)}, but got {name!r}." + did_you_mean(name, NAMES)
-        )
+        raise not_among("the name of a table, one of", NAMES, name)
     return BUILDERS[name](Summary(runs))
 
 

@@ -10,19 +10,15 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from sanflow.config import benchmark_path, load_benchmark, settings_from
-from sanflow.data.registry import categories
 from sanflow.errors import SanflowError
+from sanflow.preflight import categories_of
 from sanflow.provenance import code_digest, digest_of, listing_digest, training_digest
 
 try:
     SETTINGS = settings_from(config)
     BENCHMARK_FILE = str(benchmark_path(SETTINGS.benchmark, Path(workflow.basedir, "config", "benchmarks")).absolute())
     BENCHMARK = load_benchmark(BENCHMARK_FILE)
-    CATEGORIES = {
-        name: categories(name, choice.categories, choice.kind, choice.root)
-        for name, choice in BENCHMARK.datasets.items()
-    }
-    JOBS = list(BENCHMARK.jobs(CATEGORIES))
+    JOBS = list(BENCHMARK.jobs(categories_of(BENCHMARK)))
 except SanflowError as error:
     raise WorkflowError(str(error))
 
