@@ -15,9 +15,9 @@ class AnomalyModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the checkpoint and the constants that lie in the model's artifacts."""
-        from sanflow.checkpoints import load_checkpoint
+        from sanflow.anomaly_maps.scores_file import Scores
         from sanflow.device import choose_device
-        from sanflow.scores import Scores
+        from sanflow.methods.checkpoints import load_checkpoint
         from sanflow.scoring import Scorer
 
         checkpoint = load_checkpoint(context.artifacts["checkpoint"])
@@ -29,8 +29,8 @@ class AnomalyModel(mlflow.pyfunc.PythonModel):
     # Without type hints: MLflow would take them for a schema, and the signature is one already.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Score images_NHW3 (uint8)."""
+        from sanflow.anomaly_maps.fusion import calibrated, image_scores
         from sanflow.device import repeatable
-        from sanflow.fusion import calibrated, image_scores
 
         images_NHW3 = np.asarray(model_input)
         if images_NHW3.shape[1:] != (*self.size, 3) or images_NHW3.dtype != np.uint8:

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +20,34 @@ from sanflow.files import resource, sha256_of_file
 
 PACKAGE = Path(__file__).resolve().parent
 
-_MODEL = ("batch_norm.py", "distributions.py", "encoders", "flow.py", "losses.py", "model.py", "statistics.py")
-_READING = ("data/decode.py", "data/images.py")
-_TRAINING = ("training/batches.py", "training/loop.py", "training/pixels.py", "training/step.py")
-# What decides the result of each stage, as files or folders of the package. A stage's own inputs carry the rest.
+# The modules at which each stage begins. What else decides its result follows from their imports.
 STAGES: dict[str, tuple[str, ...]] = {
-    "download": ("data/archives.py", "data/download.py", "data/fetch.py", "data/campus.py", "data/photo_textures.py"),
-    "index": ("data/decode.py", "data/index.py", "data/layouts.py", "data/registry.py"),
-    "train": (*_MODEL, *_READING, "anomalies.py", "device.py", "schedule.py", *_TRAINING),
-    "import_official": (*_MODEL, "official.py"),
-    "score": (*_MODEL, *_READING, "device.py", "fusion.py", "scoring.py"),
-    "score_external": ("external.py", "fusion.py", "maps.py"),
-    "evaluate": (*_READING, "evaluation.py", "fusion.py", "maps.py", "metrics"),
-    "tables": ("metrics/comparison.py", "published.py", "runs.py", "tables"),
-    "figures": (*_READING, "figures", "fusion.py", "maps.py", "published.py", "runs.py"),
+    "download": ("sanflow.data.photo_textures",),
+    "index": ("sanflow.data.index",),
+    "train": ("sanflow.methods.flow.training.loop",),
+    "import_official": ("sanflow.methods.flow.authors_weights",),
+    "score": ("sanflow.scoring",),
+    "score_external": ("sanflow.anomaly_maps.from_other_tools",),
+    "evaluate": ("sanflow.evaluation.evaluate",),
+    "tables": ("sanflow.report.tables",),
+    "figures": ("sanflow.report.figures",),
 }
-# Modules that a stage uses without their deciding its result: settings and data enter by digests of their own, and the
-# formats of files are checked when they are read.
-INFRASTRUCTURE = (
-    "checkpoints.py",
-    "config.py",
-    "data/cache.py",
-    "data/index.py",
-    "data/layouts.py",
-    "data/registry.py",
-    "errors.py",
-    "files.py",
-    "outline.py",
-    "provenance.py",
-    "scores.py",
-    "tracking",
-    "training/cost.py",
-    "training/progress.py",
-    "training/signals.py",
-    "training/state.py",
+# Modules and packages that decide no result although stages import them. Settings enter by a digest of their values.
+# Files that sanflow wrote carry a format and a digest of their own, which are checked when they are read.
+NEUTRAL = (
+    "sanflow.anomaly_maps.scores_file",
+    "sanflow.benchmark_json",
+    "sanflow.config",
+    "sanflow.data.cache",
+    "sanflow.errors",
+    "sanflow.files",
+    "sanflow.methods.checkpoints",
+    "sanflow.methods.cost",
+    "sanflow.methods.flow.training.progress",
+    "sanflow.methods.flow.training.state",
+    "sanflow.methods.signals",
+    "sanflow.provenance",
+    "sanflow.tracking",
 )
 PACKAGES = (
     "FrEIA",
@@ -120,30 +114,76 @@ def _digest_as_of(file: Path, changed: int) -> str:
 
 @functools.cache
 def code_digest(stage: str, package: Path = PACKAGE) -> str:
-    """SHA-256 over what the Python code of a stage does.
+    """Compute the SHA-256 over what the Python code of a stage does.
 
     Arguments:
         stage: A key of `STAGES`.
         package: The folder of the package.
     """
     digest = hashlib.sha256()
-    for entry in STAGES[stage]:
-        path = package / entry
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(package).as_posix().encode() + b"\0")
-            digest.update(_meaning(file.read_text("utf-8")).encode() + b"\0")
+    for module in sorted(modules_of(STAGES[stage], package)):
+        digest.update(module.encode() + b"\0" + _meaning(_file_of(module, package)).encode() + b"\0")
     return digest.hexdigest()
 
 
-def _meaning(source: str) -> str:
-    """The code without its comments, docstrings and layout."""
-    tree = ast.parse(source)
+def modules_of(entries: Iterable[str], package: Path = PACKAGE) -> set[str]:
+    """Follow imports from the entry modules to all modules of sanflow that decide what these compute.
+
+    An import anywhere in a file counts, also inside a function. Importing a module does not count as an import of the
+    packages around it.
+
+    Arguments:
+        entries: Full names of modules.
+        package: The folder of the package.
+
+    Returns:
+        Full names of the modules, the entries included, those in `NEUTRAL` left out.
+    """
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        module = waiting.pop()
+        if module not in found and not any(module == name or module.startswith(f"{name}.") for name in NEUTRAL):
+            found.add(module)
+            waiting += _imports_of(_file_of(module, package), package)
+    return found
+
+
+def _file_of(module: str, package: Path) -> Path:
+    path = package.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
+def _imports_of(file: Path, package: Path) -> list[str]:
+    """Full names of the modules of sanflow that a file imports."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.startswith("sanflow.")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sanflow":
+            # `from a import b` imports the module a.b where there is one, else a name that module a defines.
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                names.append(submodule if _file_of(submodule, package).is_file() else str(node.module))
+    return [name for name in names if name != "sanflow"]
+
+
+@functools.cache
+def _meaning(file: Path) -> str:
+    """Return the code without its comments, docstrings and layout."""
+    tree = ast.parse(file.read_text("utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
-            isinstance(node.body[0] if node.body else None, ast.Expr) and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A string on its own is a docstring, of a module, class, function or attribute.
+            code = [part for part in body if not (isinstance(part, ast.Expr) and _is_text(part.value))]
+            node.body = code or [ast.Pass()]  # type: ignore[attr-defined]
     return ast.unparse(tree)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 @functools.cache

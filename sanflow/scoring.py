@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from sanflow.checkpoints import Checkpoint, load_checkpoint
+from sanflow.anomaly_maps.fusion import calibration_constants
+from sanflow.anomaly_maps.scores_file import Extras, Scores
 from sanflow.data.images import load_images, load_masks
 from sanflow.data.index import Index
 from sanflow.device import (
@@ -35,10 +36,9 @@ from sanflow.device import (
 )
 from sanflow.encoders import Encoder
 from sanflow.errors import DataError
-from sanflow.fusion import calibration_constants
-from sanflow.model import AnomalyFlow
+from sanflow.methods.checkpoints import Checkpoint, load_checkpoint
+from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.provenance import code_digest, environment
-from sanflow.scores import Extras, Scores
 
 MOST_CALIBRATION_IMAGES = 400
 # Of each class, normal and defective locations.

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from helpers.small_training import N_TEST, SIZE, SmallTraining
 from typer.testing import CliRunner
 
-from sanflow.checkpoints import load_checkpoint, save_checkpoint
+from sanflow.anomaly_maps.scores_file import Extras, Scores
 from sanflow.cli import app
 from sanflow.data.images import load_images, load_masks
 from sanflow.errors import DataError
-from sanflow.scores import Extras, Scores
+from sanflow.methods.checkpoints import load_checkpoint, save_checkpoint
 from sanflow.scoring import sample_locations, score
+from tests.helpers.small_training import N_TEST, SIZE, SmallTraining
 
 YAML = """
 datasets: {noisy: {kind: folder, root: ROOT}}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sanflow.metrics import (
+from sanflow.evaluation.metrics import (
     aupimo,
     aupro,
     auroc,

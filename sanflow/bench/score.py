@@ -14,7 +14,7 @@ from sanflow.bench.train import interleaved, load_reference, stopwatches, synchr
 from sanflow.config import Experiment, experiment_from
 from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
-from sanflow.model import AnomalyFlow
+from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.scoring import Scorer
 
 

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sanflow.anomalies import SyntheticAnomalies
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
 from sanflow.config import CHECKOUT, Experiment, experiment_from
 from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.errors import DataError
-from sanflow.model import AnomalyFlow
-from sanflow.training.batches import Batches
-from sanflow.training.pixels import prepare
-from sanflow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
+from sanflow.methods.flow.model import AnomalyFlow
+from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
+from sanflow.methods.flow.training.batches import Batches
+from sanflow.methods.flow.training.pixels import prepare
+from sanflow.methods.flow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
 # The memory of a CPU process settles in the first steps: until then most of it is touched for the first time.

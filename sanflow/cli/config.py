@@ -60,7 +60,7 @@ def check(
 
     The workflow does so before its first job. Nothing is downloaded and no image is read.
     """
-    from sanflow.preflight import check_benchmark
+    from sanflow.pipeline.preflight import check_benchmark
 
     path = benchmark_path(benchmark)
     chosen = load_benchmark(path)

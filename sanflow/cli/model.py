@@ -44,10 +44,10 @@ def train(
     from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
+    from sanflow.methods.flow.training.loop import Outputs
+    from sanflow.methods.flow.training.loop import train as run
     from sanflow.provenance import training_digest
     from sanflow.tracking import job_tracker
-    from sanflow.training.loop import Outputs
-    from sanflow.training.loop import train as run
 
     _tell()
     settings = load_experiment(benchmark, experiment)
@@ -91,7 +91,7 @@ def score(
     """Score the test images of one category: grids per scale, and the constants that calibrate them."""
     from sanflow import scoring
     from sanflow.data.index import read_index
-    from sanflow.training.state import remove_finished_state
+    from sanflow.methods.flow.training.state import remove_finished_state
 
     _tell()
     scores, more = scoring.score(
@@ -120,7 +120,7 @@ def gpu_exec(
     ends. Claims nothing where a scheduler has bound the devices, or there is no GPU.
     """
     from sanflow.errors import ConfigError
-    from sanflow.training.gpu_slots import run_on_gpu
+    from sanflow.pipeline.gpu_slots import run_on_gpu
 
     if not context.args:
         raise ConfigError("Expected a command to run, as in `sanflow gpu-exec -- sanflow train ...`, but got none.")

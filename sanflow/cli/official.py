@@ -22,12 +22,12 @@ def import_official(
     seed: Annotated[int, typer.Option(help="Seed to write down; nothing is drawn.")] = 0,
 ) -> None:
     """Import the authors' weight file of one category."""
-    from sanflow import official
-    from sanflow.checkpoints import save_checkpoint
     from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.files import write_json
+    from sanflow.methods.checkpoints import save_checkpoint
+    from sanflow.methods.flow import authors_weights as official
     from sanflow.provenance import code_digest, environment, training_digest
 
     settings = load_experiment(benchmark, experiment)

@@ -30,10 +30,10 @@ def score_external(
     maps: Annotated[Path | None, typer.Option(help="Folder of the maps, in place of the experiment's `maps`.")] = None,
 ) -> None:
     """Read the anomaly maps that another tool made of the test images into a scores file."""
+    from sanflow.anomaly_maps.from_other_tools import score_external as read_maps
     from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
-    from sanflow.external import score_external as read_maps
     from sanflow.provenance import code_digest, digest_of, environment
 
     settings = load_experiment(benchmark, experiment)
@@ -73,9 +73,9 @@ def evaluate(
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
     from sanflow.config import load_experiment
     from sanflow.data.index import read_index
-    from sanflow.evaluation import evaluate_files
+    from sanflow.evaluation.evaluate import evaluate_files
     from sanflow.provenance import environment_tags, training_digest
-    from sanflow.runs import HEADLINE
+    from sanflow.report.runs import HEADLINE
     from sanflow.tracking import job_tracker
 
     settings = load_experiment(benchmark, experiment or "") if benchmark else None
@@ -123,8 +123,8 @@ def tables(
     only: Annotated[list[str] | None, typer.Option(help="Name of a table; again for more.", show_default="all")] = None,
 ) -> None:
     """Make the tables anew from the metrics.json files below a results folder; needs no torch."""
-    from sanflow.runs import read_runs
-    from sanflow.tables import write_tables
+    from sanflow.report.runs import read_runs
+    from sanflow.report.tables import write_tables
 
     folder = output or results / "tables"
     for file in write_tables(read_runs(results), folder, only):
@@ -139,7 +139,7 @@ def figures(
     """Draw the figures anew from the files below a results folder; needs the images too, but no torch."""
     from rich.progress import track
 
-    from sanflow.figures import plan_figures, write_figure
+    from sanflow.report.figures import plan_figures, write_figure
 
     plan = plan_figures(results, output or results / "figures", only)
     for figure in track(plan, description="Figures", console=Console(stderr=True)):
@@ -149,7 +149,7 @@ def figures(
 
 def show(results: ResultsArgument) -> None:
     """Print the headline table of a benchmark, and where to look for the rest."""
-    from sanflow.runs import read_runs
-    from sanflow.tables.show import print_overview
+    from sanflow.report.runs import read_runs
+    from sanflow.report.tables.show import print_overview
 
     print_overview(read_runs(results), results)

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import track as progress
 
+from sanflow.benchmark_json import read_outline, write_outline
 from sanflow.config import Benchmark, DatasetChoice, benchmark_path, load_benchmark, settings_here
 from sanflow.data.registry import categories
 from sanflow.files import read_json, sha256_of_file
-from sanflow.outline import read_outline, write_outline
 from sanflow.provenance import digest_of, environment_tags, training_digest
 from sanflow.tracking import Status, job_tracker, masked
 from sanflow.tracking.mirror import initialise

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from sanflow.benchmark_json import read_outline
 from sanflow.errors import DataError, SanflowError
-from sanflow.outline import read_outline
 from sanflow.tracking.outbox import Outbox
 from sanflow.tracking.uris import masked
 

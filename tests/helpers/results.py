@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
+from sanflow.anomaly_maps.scores_file import Extras, Scores
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, build_index, write_index
-from sanflow.evaluation import evaluate_files
+from sanflow.evaluation.evaluate import evaluate_files
 from sanflow.files import write_json
-from sanflow.scores import Extras, Scores
 
 HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from sanflow.config import Experiment
 from sanflow.data.index import Index, build_index, write_index
+from sanflow.methods.flow.training.loop import Outputs, train
 from sanflow.tracking import NullTracker
-from sanflow.training.loop import Outputs, train
 
 SIZE, N_TRAIN, N_TEST = 16, 12, 3
 SQUARE = slice(SIZE // 4, 5 * SIZE // 8)

@@ -1,7 +1,7 @@
 """AUPRO and AUPIMO by their definitions: every distinct score is a threshold, every pixel is visited at each.
 
 Rates, overlaps and areas are fractions of whole numbers, so nothing is rounded but the last division (and, for
-AUPIMO, the logarithms). Regions come from a flood fill. It shares no line with sanflow.metrics.
+AUPIMO, the logarithms). Regions come from a flood fill. It shares no line with sanflow.evaluation.metrics.
 """
 
 import math

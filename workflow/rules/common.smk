@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from sanflow.config import benchmark_path, load_benchmark, settings_from
 from sanflow.errors import SanflowError
-from sanflow.preflight import categories_of
+from sanflow.pipeline.preflight import categories_of
 from sanflow.provenance import code_digest, digest_of, listing_digest, training_digest
 
 try:

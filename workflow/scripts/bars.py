@@ -3,8 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sanflow.figures import ENDINGS, draw_bars
-from sanflow.runs import HEADLINE, read_runs
+from sanflow.report.figures import ENDINGS, draw_bars
+from sanflow.report.runs import HEADLINE, read_runs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

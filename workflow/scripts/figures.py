@@ -3,8 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sanflow.figures import ENDINGS, PER_CATEGORY, draw_category
-from sanflow.runs import read_runs
+from sanflow.report.figures import ENDINGS, PER_CATEGORY, draw_category
+from sanflow.report.runs import read_runs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,8 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sanflow.runs import read_runs
-from sanflow.tables import write_tables
+from sanflow.report.runs import read_runs
+from sanflow.report.tables import write_tables
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

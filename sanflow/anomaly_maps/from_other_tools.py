@@ -1,0 +1,155 @@
+"""Method `external`: anomaly maps that another tool made, read from a folder into a scores file.
+
+So any method can be measured and shown in the same tables. One map per test image: `.npy`, `.tif`/`.tiff` (floats) or
+`.png` (8 or 16 bits), one channel, higher for more anomalous, of the size of its image or of the experiment's input.
+"""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from sanflow.anomaly_maps.maps import resized
+from sanflow.anomaly_maps.scores_file import Scores
+from sanflow.data.index import Index
+from sanflow.errors import DataError
+
+ENDINGS = (".npy", ".tif", ".tiff", ".png")
+SHOWN = 40  # problems that one message names
+
+
+def score_external(
+    index: Index,
+    folder: str | os.PathLike[str],
+    input_size: tuple[int, int],
+    provenance: Mapping[str, Any] | None = None,
+) -> Scores:
+    """Read the maps of all test images of a category.
+
+    A map belongs to the image whose path (relative to the data set, without its ending) ends like the map's path in
+    the folder: `<folder>/crack/007.tiff` to `bottle/test/crack/007.png`. The longest such path counts.
+
+    Arguments:
+        index: The category.
+        folder: Where the maps lie, in any depth of folders.
+        input_size: (height, width) at which the headline metrics are measured.
+        provenance: What the scores file shall say of its origin.
+
+    Returns:
+        Scores of kind `anomaly_map`; the maps at their own size if they all have one, else at the input size.
+
+    Raises:
+        DataError: Naming together all maps that are missing, extra, double, unreadable, of a wrong size or not finite.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(
+            f"Expected a folder of anomaly maps at {root}, but there is none. Set `maps` to where they lie."
+        )
+    table = index.test
+    natives = [(int(height), int(width)) for height, width in table[["height", "width"]].to_numpy()]
+    found, problems = _match([str(image) for image in table.image], root)
+    maps, digest = [], hashlib.sha256()
+    for image, native in zip(table.image, natives, strict=True):
+        file = found.get(str(image))
+        if file is None:
+            continue
+        try:
+            maps.append(_read_map(file, {native, input_size}))
+            digest.update(maps[-1].tobytes())
+        except DataError as error:
+            problems.append(f"{file.relative_to(root)}: {error}")
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems[:SHOWN])
+        more = f"\n  - and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DataError(
+            f"Expected one anomaly map in {root} for each of {len(table)} test images of "
+            f"{index.dataset}/{index.category}, but:\n{listed}{more}\nMend these files and score again."
+        )
+    if len({map_HW.shape for map_HW in maps}) > 1:
+        maps = [resized(map_HW, input_size) for map_HW in maps]
+    return Scores(
+        kind="anomaly_map",
+        grids={"map": np.stack(maps)},
+        constants={},
+        paths=[str(image) for image in table.image],
+        labels=table.label.to_numpy() == 1,
+        defect_types=[str(name) for name in table.defect_type],
+        input_size=input_size,
+        provenance={**(provenance or {}), "index_digest": index.digest, "maps_sha256": digest.hexdigest()},
+    )
+
+
+def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Image -> its map, and what does not fit."""
+    by_key: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(root.rglob("*")):
+        if file.suffix.lower() in ENDINGS and file.is_file():
+            by_key[file.relative_to(root).with_suffix("").as_posix()].append(file)
+    key_of = {image: _longest_key(image, by_key) for image in images}
+    images_of: dict[str, list[str]] = defaultdict(list)
+    for image, key in key_of.items():
+        if key is not None:
+            images_of[key].append(image)
+    problems = [f"{image}: no map" for image, key in key_of.items() if key is None]
+    problems += [
+        f"{file.relative_to(root)}: no test image" for key in by_key if key not in images_of for file in by_key[key]
+    ]
+    problems += [
+        f"{by_key[key][0].relative_to(root)}: it could belong to {' or '.join(several)}; lay maps out as images are"
+        for key, several in images_of.items()
+        if len(several) > 1
+    ]
+    problems += [
+        f"{images_of[key][0]}: several maps, {' and '.join(str(file.relative_to(root)) for file in by_key[key])}"
+        for key in images_of
+        if len(by_key[key]) > 1
+    ]
+    single = {image: key for image, key in key_of.items() if key is not None and len(images_of[key]) == 1}
+    return {image: by_key[key][0] for image, key in single.items()}, problems
+
+
+def _longest_key(image: str, keys: Mapping[str, Any]) -> str | None:
+    parts = PurePosixPath(image).with_suffix("").parts
+    suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((suffix for suffix in suffixes if suffix in keys), None)
+
+
+def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
+    """One map as (H, W) float32.
+
+    Raises:
+        DataError: Without the file's name, which the caller knows.
+    """
+    try:
+        ending = file.suffix.lower()
+        if ending == ".npy":
+            values = np.load(file, allow_pickle=False)
+        elif ending == ".png":
+            with Image.open(file) as image:
+                values = np.asarray(image)
+        else:  # Pillow knows neither 16-bit nor 64-bit floats
+            values = tifffile.imread(file)
+    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"it cannot be read ({error})") from error
+    if not isinstance(values, np.ndarray):  # an .npz by its content
+        values.close()
+        raise DataError("expected one array, but it is an archive of arrays")
+    values = values[0] if values.ndim == 3 and len(values) == 1 else values
+    values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+    if values.ndim != 2 or values.dtype.kind not in "fiub":
+        raise DataError(f"expected one channel of real numbers, but got shape {values.shape} of {values.dtype}")
+    if values.shape not in sizes:
+        expected = " or ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise DataError(f"expected height x width {expected}, but got {values.shape[0]} x {values.shape[1]}")
+    with np.errstate(over="ignore"):
+        map_HW: np.ndarray = values.astype(np.float32)
+    if not np.isfinite(map_HW).all():
+        raise DataError("expected finite numbers in the range of float32, but it holds NaN, infinity or larger ones")
+    return map_HW

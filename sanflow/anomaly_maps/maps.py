@@ -1,0 +1,78 @@
+"""From a scores file to anomaly maps: fusion of its scales, at the resolution that is asked for.
+
+A map is higher where the image is more anomalous; an image's score is the maximum of its map. Two fusions exist:
+`calibrated` (a map depends on its image alone) and `testset` (as SANFlow's authors released it; it needs all images).
+
+Shapes: N test images, h x w the size of a scale's grid, H x W the size of the maps.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from sanflow.anomaly_maps.fusion import calibrated, testset
+from sanflow.anomaly_maps.scores_file import Scores
+
+Fusion = Literal["calibrated", "testset"]
+
+
+def anomaly_maps(scores: Scores, size: tuple[int, int], fusion: Fusion = "calibrated") -> np.ndarray:
+    """Anomaly maps of all test images at one size.
+
+    Arguments:
+        scores: Grids of log p / C, or finished maps.
+        size: (H, W) of the maps.
+        fusion: How scales are joined. Finished maps have one scale and are only resized.
+
+    Returns:
+        (N, H, W) float32.
+    """
+    if scores.kind == "anomaly_map":
+        return np.stack([resized(map_HW, size) for map_HW in scores.grids["map"]])
+    grids = list(scores.grids.values())
+    if fusion == "testset":
+        return testset(grids, size)
+    return calibrated(grids, [scores.constants[name] for name in scores.grids], size)
+
+
+def anomaly_maps_at(
+    scores: Scores, sizes: Sequence[tuple[int, int]], fusion: Fusion = "calibrated"
+) -> list[np.ndarray]:
+    """Anomaly maps of all test images, each at a size of its own, as for metrics at native resolution.
+
+    Arguments:
+        scores: As in `anomaly_maps`.
+        sizes: N pairs (H, W).
+        fusion: As in `anomaly_maps`.
+
+    Returns:
+        N arrays (H, W) float32.
+    """
+    if scores.kind == "anomaly_map":
+        return [resized(map_HW, size) for map_HW, size in zip(scores.grids["map"], sizes, strict=True)]
+    grids = list(scores.grids.values())
+    if len(set(sizes)) == 1:
+        return list(anomaly_maps(scores, sizes[0], fusion))
+    # Test-set fusion is the calibrated one with the test set's own maxima, up to the subtraction of its minimum.
+    own = fusion == "testset"
+    constants = [float(grid.max()) if own else scores.constants[name] for name, grid in scores.grids.items()]
+    maps = [
+        calibrated([grid[index : index + 1] for grid in grids], constants, size)[0] for index, size in enumerate(sizes)
+    ]
+    lowest = min(map_HW.min() for map_HW in maps) if own else np.float32(0)
+    return [map_HW - lowest for map_HW in maps]
+
+
+def image_scores(maps: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Score per image, (N,) float64: the maximum of its map."""
+    return np.array([map_HW.max() for map_HW in maps], np.float64)
+
+
+def resized(map_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """One map at another size, bilinear in 32-bit floats; averaged over the pixels it covers when it shrinks."""
+    if map_HW.shape == tuple(size):
+        return map_HW.astype(np.float32, copy=False)
+    image = Image.fromarray(np.ascontiguousarray(map_HW, np.float32))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float32)

@@ -1,0 +1,252 @@
+"""Evaluation: scores and index in, metrics.json, images.csv and curves.npz out.
+
+The headline is measured with calibrated fusion at the input's resolution; what test-set fusion or native resolution
+give stands beside it under `testset_*` and `native_*`. All metrics are fractions; NaN where a class is missing.
+
+Shapes: N test images, H x W the input size.
+"""
+
+import dataclasses
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from sanflow.anomaly_maps.maps import Fusion, anomaly_maps, anomaly_maps_at, image_scores
+from sanflow.anomaly_maps.scores_file import Scores
+from sanflow.data.images import load_masks
+from sanflow.data.index import Index, read_index
+from sanflow.errors import IntegrityError
+from sanflow.evaluation.metrics import (
+    MetricWarning,
+    aupimo_per_image,
+    bootstrap_image_metrics,
+    bootstrap_pixel_metrics,
+    image_metrics,
+    pixel_curves,
+    pixel_metrics,
+    pr_curve,
+    rank_pixels,
+    roc_curve,
+)
+from sanflow.files import atomic_path, read_json, sha256_of_file, write_json
+from sanflow.provenance import code_digest, environment
+
+Resolution = Literal["input", "native"]
+HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
+HISTOGRAM_BINS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a run is worth.
+
+    Arguments:
+        metrics: Content of metrics.json.
+        images: Content of images.csv, a row per test image in the order of the index.
+        curves: Content of curves.npz.
+    """
+
+    metrics: dict[str, Any]
+    images: pd.DataFrame
+    curves: dict[str, np.ndarray]
+
+    def write(
+        self,
+        metrics: str | os.PathLike[str],
+        images: str | os.PathLike[str] | None = None,
+        curves: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Write the three files, metrics.json last: it says that the others are whole.
+
+        Arguments:
+            metrics: Where metrics.json shall stand.
+            images: Where images.csv shall stand; beside metrics.json if None.
+            curves: Where curves.npz shall stand; beside metrics.json if None.
+
+        Raises:
+            StorageError: If the disk is full or the folder cannot be written.
+        """
+        with atomic_path(curves or Path(metrics).with_name("curves.npz")) as temporary:
+            np.savez_compressed(temporary, **self.curves)  # type: ignore[arg-type]
+        with atomic_path(images or Path(metrics).with_name("images.csv")) as temporary:
+            self.images.to_csv(temporary, index=False, lineterminator="\n")
+        write_json(metrics, self.metrics)
+
+
+def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input", resamples: int = 1000) -> Evaluation:
+    """Measure the scores of one run against the ground truth.
+
+    Arguments:
+        scores: From a scores file.
+        index: The category they belong to.
+        evaluate_at: `native` measures at the originals' resolution too; it needs memory for all maps at once.
+        resamples: Of the bootstrap over images, for the 95 % intervals of the headline metrics.
+
+    Raises:
+        DataError: If a score is not finite, or a mask cannot be read.
+        IntegrityError: If the scores belong to another index.
+    """
+    _require_same_images(scores, index)
+    scores.require_finite(f"the scores of {index.dataset}/{index.category}")
+    masks_NHW = np.asarray(load_masks(index, scores.input_size))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MetricWarning)
+        maps_NHW = anomaly_maps(scores, scores.input_size)
+        image_N = image_scores(maps_NHW)
+        ranking = rank_pixels(maps_NHW, masks_NHW)
+        pixels = pixel_metrics(maps_NHW, masks_NHW, ranking)
+        metrics: dict[str, Any] = {**image_metrics(image_N, scores.labels), **pixels}
+        curves = _curves(image_N, scores.labels, maps_NHW, masks_NHW)
+        curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=ranking), "pixel")
+        intervals = {
+            **bootstrap_image_metrics(image_N, scores.labels, resamples=resamples),
+            **bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels),
+        }
+        aupimo_N = aupimo_per_image(maps_NHW, masks_NHW)
+        del maps_NHW
+        testset_N = _add(metrics, "testset_", scores, masks_NHW, "testset")
+        if evaluate_at == "native":
+            _add_native(metrics, scores, index)
+    images = pd.DataFrame(
+        {
+            "image": scores.paths,
+            "label": scores.labels.astype(int),
+            "defect_type": scores.defect_types,
+            "score": image_N,
+            "testset_score": testset_N,
+            "defect_pixels": masks_NHW.sum(axis=(1, 2)),
+            "aupimo": aupimo_N,
+        }
+    )
+    metrics = {name: metrics[name] for name in HEADLINE} | metrics
+    metrics["intervals"] = {
+        name: [interval.low, interval.high] for name, interval in intervals.items() if not math.isnan(interval.low)
+    }
+    metrics["interval_confidence"] = 0.95
+    metrics["input_size"] = list(scores.input_size)
+    metrics["evaluate_at"] = evaluate_at
+    metrics["counts"] = {
+        "test_images": len(scores.paths),
+        "anomalous": int(scores.labels.sum()),
+        "training_images": len(index.train),
+    }
+    metrics["warnings"] = sorted({str(warning.message) for warning in caught})
+    metrics["provenance"] = {
+        **scores.provenance,
+        "index_digest": index.digest,
+        "evaluation": {"code_digest": code_digest("evaluate"), **environment()},
+    }
+    metrics["cost"] = {f"scoring_{name}": value for name, value in scores.cost.items()}
+    return Evaluation(metrics, images, curves)
+
+
+def evaluate_files(
+    scores_path: str | os.PathLike[str],
+    index_path: str | os.PathLike[str],
+    *,
+    evaluate_at: Resolution | None = None,
+    history_path: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    resamples: int = 1000,
+) -> Evaluation:
+    """Evaluate a scores file.
+
+    Arguments:
+        scores_path: scores.npz.
+        index_path: index.csv of its category.
+        evaluate_at: As the experiment of the scores says, if None.
+        history_path: train.json, for the cost of training; None where nothing was trained here. The checkpoint's
+            size is read where it stands beside it.
+        data_root: Where the data set lies now, if it was moved since it was indexed.
+        resamples: Of the bootstrap.
+    """
+    scores = Scores.load(scores_path)
+    index = read_index(Path(index_path), root=None if data_root is None else Path(data_root))
+    chosen = evaluate_at or (scores.provenance.get("experiment") or {}).get("evaluate_at") or "input"
+    evaluation = evaluate(scores, index, evaluate_at=chosen, resamples=resamples)
+    evaluation.metrics["provenance"]["scores_digest"] = sha256_of_file(scores_path)
+    if history_path is not None:
+        evaluation.metrics["cost"] |= training_cost(read_json(history_path))
+        checkpoint = Path(history_path).with_name("checkpoint.pt")
+        if checkpoint.is_file():
+            evaluation.metrics["cost"]["checkpoint_bytes"] = checkpoint.stat().st_size
+    return evaluation
+
+
+def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
+    """The cost of a training, under its names in metrics.json, from the content of train.json.
+
+    Example:
+        >>> training_cost({"seconds": {"total": 60.0, "encoder": 20.0}, "images_per_second": 8.0, "device": "cpu"})
+        {'training_seconds': 60.0, 'training_images_per_second': 8.0, 'device': 'cpu'}
+    """
+    seconds = train.get("seconds")
+    if isinstance(seconds, Mapping):
+        seconds = seconds["total"] if "total" in seconds else sum(seconds.values())
+    cost = {
+        "training_seconds": seconds,
+        "training_images_per_second": train.get("images_per_second"),
+        "peak_memory_bytes": train.get("peak_memory_bytes"),
+        "energy_joules": train.get("energy_joules"),
+        "parameters": train.get("parameters"),
+        "device": train.get("device"),
+    }
+    return {name: value for name, value in cost.items() if value is not None}
+
+
+def _require_same_images(scores: Scores, index: Index) -> None:
+    expected = scores.provenance.get("index_digest")
+    if scores.paths != [str(image) for image in index.test.image] or expected not in (None, index.digest):
+        raise IntegrityError(
+            f"Expected scores of the index of {index.dataset}/{index.category} ({index.digest[:12]}), but got those of "
+            f"another one ({str(expected)[:12]}): the data set has changed since. Score the run again."
+        )
+
+
+def _add(metrics: dict[str, Any], prefix: str, scores: Scores, masks_NHW: np.ndarray, fusion: Fusion) -> np.ndarray:
+    """Add all metrics of a fusion at the input size under a prefix; returns its image scores."""
+    maps_NHW = anomaly_maps(scores, scores.input_size, fusion)
+    image_N = image_scores(maps_NHW)
+    found = image_metrics(image_N, scores.labels) | pixel_metrics(maps_NHW, masks_NHW)
+    metrics |= {prefix + name: value for name, value in found.items()}
+    return image_N
+
+
+def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
+    """Add all metrics of both fusions at the originals' resolution."""
+    masks = [np.asarray(mask_HW) for mask_HW in load_masks(index)]
+    sizes = [(mask_HW.shape[0], mask_HW.shape[1]) for mask_HW in masks]
+    for prefix, fusion in (("native_", "calibrated"), ("testset_native_", "testset")):
+        maps = anomaly_maps_at(scores, sizes, "testset" if fusion == "testset" else "calibrated")
+        found = image_metrics(image_scores(maps), scores.labels) | pixel_metrics(maps, masks)
+        metrics |= {prefix + name: value for name, value in found.items()}
+
+
+def _curves(
+    image_N: np.ndarray, labels_N: np.ndarray, maps_NHW: np.ndarray, masks_NHW: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Image curves, and histograms of pixel scores by ground truth."""
+    curves = _flat({"roc": roc_curve(image_N, labels_N), "pr": pr_curve(image_N, labels_N)}, "image")
+    edges = np.linspace(float(maps_NHW.min()), float(maps_NHW.max()) or 1.0, HISTOGRAM_BINS + 1)
+    if edges[0] >= edges[-1]:
+        edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, HISTOGRAM_BINS + 1)
+    return curves | {
+        "pixel_histogram_edges": edges,
+        "pixel_histogram_normal": np.histogram(maps_NHW[~masks_NHW], edges)[0],
+        "pixel_histogram_anomalous": np.histogram(maps_NHW[masks_NHW], edges)[0],
+    }
+
+
+def _flat(curves: dict[str, tuple[np.ndarray, np.ndarray]], level: str) -> dict[str, np.ndarray]:
+    """Curves as entries of an archive: <level>_<curve>_x and _y."""
+    return {
+        f"{level}_{name}_{axis}": values
+        for name, curve in curves.items()
+        for axis, values in zip("xy", curve, strict=True)
+    }

@@ -1,0 +1,266 @@
+"""How far would a metric move on another test set of this size? Bootstrap intervals over images.
+
+Images are drawn, not pixels: the pixels of one image are no independent evidence. Normal and anomalous images
+are drawn separately, so each resample has as many of either as the test set.
+
+No resample sorts anything. For each image, the pixels at or above each of K fixed levels are counted once; the
+curve of a resample is then the sum of its images' counts, a product of matrices. For image scores the levels are
+all distinct scores and the result is exact. For pixels they are a few thousand quantiles of the scores, dense
+where each metric looks (`_levels`), with straight lines between them. How far this moves the metric of the whole
+set from its exact value is returned as `resolution`, and the interval is shifted by it.
+
+Shapes: N images, K levels (descending), B resamples.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sanflow.evaluation.metrics.areas import area_up_to, log_area_between
+from sanflow.evaluation.metrics.classification import image_metrics
+from sanflow.evaluation.metrics.inputs import Maps, Masks, check_labelled_scores, check_maps
+from sanflow.evaluation.metrics.pixels import pixel_metrics
+from sanflow.evaluation.metrics.ranking import label_regions
+
+Float = NDArray[np.float64]
+Measure = Callable[["Counts", Float], dict[str, Float]]
+CHUNK = 50  # resamples at once: bounds memory to some 50 MB
+AUPIMO_RANGE = (1e-5, 1e-4)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric with its bootstrap interval.
+
+    Arguments:
+        value: The metric of the whole set, exact.
+        low: Lower end of the percentile interval; NaN where the metric is undefined.
+        high: Its upper end.
+        confidence: Share of resamples within, in (0, 1).
+        resamples: Number of resamples.
+        resolution: Error of the level counts on the whole set, already corrected for; 0 where they are exact.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    resamples: int
+    resolution: float
+
+    def to_dict(self) -> dict[str, float]:
+        """As it stands in metrics.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What each image has at or above each level: counts per image, summed over images by the resamples' weights."""
+
+    positives_NK: Float
+    negatives_NK: Float
+    regions_NK: Float  # sum over an image's regions of the share of each that is found
+
+    @property
+    def is_anomalous(self) -> NDArray[np.bool_]:
+        """True for images with at least one positive, (N,)."""
+        return self.positives_NK[:, -1] > 0
+
+
+def bootstrap_image_metrics(
+    scores: ArrayLike, labels: ArrayLike, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Bootstrap intervals of image_auroc, image_ap and image_f1_max.
+
+    Arguments:
+        scores: One per image, (N,).
+        labels: True (or 1) where anomalous, (N,).
+        resamples: Number of resamples, at least 1.
+        confidence: Share of resamples within the interval, in (0, 1).
+        seed: Of the resamples; sets with the same labels share them.
+
+    Raises:
+        ValueError: If an argument is not what it must be.
+
+    Example:
+        >>> found = bootstrap_image_metrics([1, 2, 3, 4], [0, 0, 1, 1])
+        >>> found["image_auroc"].low, found["image_auroc"].high  # perfect in every resample
+        (1.0, 1.0)
+    """
+    score_array, label_array = check_labelled_scores(scores, labels)
+    levels = np.unique(score_array)[::-1]
+    called_NK = score_array[:, None] >= levels[None, :]
+    counts = Counts(
+        positives_NK=(called_NK & label_array[:, None]).astype(np.float64),
+        negatives_NK=(called_NK & ~label_array[:, None]).astype(np.float64),
+        regions_NK=np.empty((score_array.size, 0)),
+    )
+    exact = image_metrics(score_array, label_array)
+    return _intervals(
+        counts, _image_measures, label_array, exact, resamples=resamples, confidence=confidence, seed=seed
+    )
+
+
+def bootstrap_pixel_metrics(
+    maps: Maps,
+    masks: Masks,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    exact: Mapping[str, float] | None = None,
+) -> dict[str, Interval]:
+    """Bootstrap intervals of pixel_auroc, pixel_ap, pixel_f1_max, aupro, aupro_05 and aupimo.
+
+    Arguments:
+        maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays; higher is more anomalous.
+        masks: True (or not 0) where anomalous; same shapes.
+        resamples: Number of resamples, at least 1.
+        confidence: Share of resamples within the interval, in (0, 1).
+        seed: Of the resamples; sets with the same images share them.
+        exact: `pixel_metrics(maps, masks)`, if it was computed already.
+
+    Raises:
+        ValueError: If an argument is not what it must be.
+    """
+    map_list, mask_list = check_maps(maps, masks)
+    exact = pixel_metrics(map_list, mask_list) if exact is None else exact
+    counts = _count_pixels(map_list, mask_list)
+    return _intervals(
+        counts, _pixel_measures, counts.is_anomalous, exact, resamples=resamples, confidence=confidence, seed=seed
+    )
+
+
+def _intervals(
+    counts: Counts,
+    measure: Measure,
+    is_anomalous: NDArray[np.bool_],
+    exact: Mapping[str, float],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Interval]:
+    """Measure all resamples and take the percentiles."""
+    if resamples < 1:
+        raise ValueError(f"Expected at least 1 resample, but got {resamples}.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
+    nan = float("nan")
+    intervals = {
+        name: Interval(nan, nan, nan, confidence, resamples, nan) for name in exact if not name.endswith("_threshold")
+    }
+    defined = [name for name in intervals if not np.isnan(exact[name])]
+    if not defined:
+        return intervals
+    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a metric needs a class that there is none of
+        whole = measure(counts, np.ones((1, is_anomalous.size)))
+        parts = [measure(counts, weights_BN[i : i + CHUNK]) for i in range(0, resamples, CHUNK)]
+    tail = 50.0 * (1.0 - confidence)
+    for name in defined:
+        error = float(whole[name][0]) - exact[name]
+        values = np.concatenate([part[name] for part in parts]) - error
+        low, high = np.clip(np.percentile(values, [tail, 100.0 - tail]), 0.0, 1.0)
+        intervals[name] = Interval(exact[name], float(low), float(high), confidence, resamples, abs(error))
+    return intervals
+
+
+def _draw(is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.Generator) -> Float:
+    """How often each image is in each resample, (B, N); drawn with replacement within each class."""
+    weights = np.zeros((resamples, is_anomalous.size))
+    for members in (np.flatnonzero(~is_anomalous), np.flatnonzero(is_anomalous)):
+        if members.size == 0:
+            continue
+        share = np.full(members.size, 1.0 / members.size)
+        weights[:, members] = generator.multinomial(members.size, share, size=resamples)
+    return weights
+
+
+def _image_measures(counts: Counts, weights_BN: Float) -> dict[str, Float]:
+    """Image metrics of each resample, (B,) each."""
+    return _shared_measures(counts, weights_BN, "image")[0]
+
+
+def _pixel_measures(counts: Counts, weights_BN: Float) -> dict[str, Float]:
+    """Pixel metrics of each resample, (B,) each."""
+    measures, (start_BK, end_BK) = _shared_measures(counts, weights_BN, "pixel")
+    regions_BK = weights_BN @ counts.regions_NK
+    overlap_BK = _increments(regions_BK) / regions_BK[:, -1:]
+    measures["aupro"] = area_up_to(overlap_BK, start_BK, end_BK, 0.3) / 0.3
+    measures["aupro_05"] = area_up_to(overlap_BK, start_BK, end_BK, 0.05) / 0.05
+    anomalous = counts.is_anomalous
+    found_BK = weights_BN[:, anomalous] @ _shares(counts.positives_NK[anomalous])
+    alarms_BK = weights_BN[:, ~anomalous] @ _shares(counts.negatives_NK[~anomalous])
+    rise_BK = _increments(found_BK) / found_BK[:, -1:]
+    end_BK = alarms_BK / alarms_BK[:, -1:]
+    area = log_area_between(rise_BK, end_BK - _increments(end_BK), end_BK, *AUPIMO_RANGE)
+    measures["aupimo"] = area / np.log(AUPIMO_RANGE[1] / AUPIMO_RANGE[0])
+    return measures
+
+
+def _shared_measures(counts: Counts, weights_BN: Float, level: str) -> tuple[dict[str, Float], tuple[Float, Float]]:
+    """AUROC, average precision and F1-max of each resample, and its false-positive rates (start, end), (B, K)."""
+    hits_BK, alarms_BK = weights_BN @ counts.positives_NK, weights_BN @ counts.negatives_NK
+    n_positives, n_negatives = hits_BK[:, -1:], alarms_BK[:, -1:]
+    rise_BK, end_BK = _increments(hits_BK) / n_positives, alarms_BK / n_negatives
+    start_BK = np.concatenate([np.zeros_like(n_negatives), end_BK[:, :-1]], axis=1)
+    called_BK = np.maximum(hits_BK + alarms_BK, 1.0)  # 0 only where nothing is called, and then hits are 0 too
+    measures = {
+        f"{level}_auroc": area_up_to(rise_BK, start_BK, end_BK, 1.0),
+        f"{level}_ap": np.sum(rise_BK * hits_BK / called_BK, axis=1),
+        f"{level}_f1_max": np.max(2.0 * hits_BK / (called_BK + n_positives), axis=1),
+    }
+    return measures, (start_BK, end_BK)
+
+
+def _increments(cumulative_BK: Float) -> Float:
+    """What each level adds to the one before it."""
+    return np.diff(cumulative_BK, axis=1, prepend=0.0)
+
+
+def _shares(cumulative_NK: Float) -> Float:
+    """Counts as shares of the image's total."""
+    return cumulative_NK / cumulative_NK[:, -1:]
+
+
+def _count_pixels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_]]) -> Counts:
+    """Count each image's pixels at or above each level; one sort per image."""
+    levels = _levels(maps, masks)
+    shape = (len(maps), levels.size)
+    positives, negatives, regions = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for i, (score, mask) in enumerate(zip(maps, masks, strict=True)):
+        outside = np.sort(score[~mask])
+        negatives[i] = outside.size - np.searchsorted(outside, levels)
+        region, n_regions = label_regions(mask)
+        if n_regions:
+            inside = score[mask]
+            order = np.argsort(inside)
+            below = np.searchsorted(inside[order], levels)
+            positives[i] = inside.size - below
+            share = (1.0 / np.bincount(region))[region][order]
+            from_top = np.concatenate([np.cumsum(share[::-1])[::-1], [0.0]])
+            regions[i] = from_top[below]
+    return Counts(positives, negatives, regions)
+
+
+def _levels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_]]) -> NDArray[np.floating]:
+    """Scores at which to count, descending: about 5,000 quantiles, ending with the lowest score of all.
+
+    Of the negatives: 1,000 even ones for AUROC, 1,000 up to rate 0.3 and 1,000 up to 0.05 for AUPRO, and 1,000
+    even in the logarithm of the rate for AUPIMO and precision. Of the positives: 1,000 even ones for recall.
+    """
+    negatives = np.sort(np.concatenate([score[~mask] for score, mask in zip(maps, masks, strict=True)]))
+    positives = np.sort(np.concatenate([score[mask] for score, mask in zip(maps, masks, strict=True)]))
+    even = np.linspace(0.0, 1.0, 1000)
+    rates = np.concatenate([even, 0.3 * even, 0.05 * even, np.logspace(-7, 0, 1000)])
+
+    def from_top(ascending: NDArray[np.floating], rate: Float) -> NDArray[np.floating]:
+        """Scores that the given share is at or above."""
+        if ascending.size == 0:
+            return ascending
+        return ascending[ascending.size - 1 - np.rint(rate * (ascending.size - 1)).astype(np.int64)]
+
+    return np.unique(np.concatenate([from_top(negatives, rates), from_top(positives, even)]))[::-1]

@@ -1,0 +1,1 @@
+"""Anomaly detectors: one folder or file for each method."""

@@ -1,0 +1,1 @@
+"""Normalizing flows on encoder features: SANFlow, CFLOW-AD and the matched baseline."""

@@ -1,0 +1,221 @@
+"""One batch's update of the weights, in the three ways there are; nothing in it waits for the device.
+
+Shapes: B images, C channels of a scale, N locations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sanflow.device import Precision, autocast
+from sanflow.methods.flow.losses import Terms
+from sanflow.methods.flow.model import AnomalyFlow
+from sanflow.methods.flow.training.batches import LOCATION_STREAM, random_of
+
+Update = Literal["per_scale", "joint"]
+Named = dict[str, Tensor]
+
+
+class Guard:
+    """Counts batches with an update whose loss or gradient is not finite, on the device; the optimizer skips those.
+
+    Attributes:
+        skipped: Such batches since the start, a scalar on the device.
+        consecutive: Such batches since the last good one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.skipped = torch.zeros((), device=device)
+        self.consecutive = torch.zeros((), device=device)
+
+    def note(self, bad: Tensor) -> None:
+        """Count one batch.
+
+        Arguments:
+            bad: 1 if one of its updates was skipped, else 0; a scalar on the device.
+        """
+        self.skipped += bad
+        self.consecutive = (self.consecutive + 1) * bad
+
+    def state(self) -> Named:
+        """What a saved state holds of it."""
+        return {"skipped": self.skipped, "consecutive": self.consecutive}
+
+    def load(self, state: Named) -> None:
+        """Take over a saved state."""
+        self.skipped.copy_(state["skipped"])
+        self.consecutive.copy_(state["consecutive"])
+
+
+@dataclass
+class Stepper:
+    """Updates a model and its optimizer with a batch.
+
+    Arguments:
+        model: In training mode.
+        optimizer: Of all its parameters, from `make_optimizer`.
+        guard: Counts what is skipped.
+        update: `per_scale` (a step per scale, as released) or `joint` (one for the sum).
+        precision: Of matrix products and convolutions.
+        gradient_clip: Largest norm of a step's gradient; None for any.
+        locations_per_step: A step per so many shuffled locations of a scale; None for all in one.
+        seed: Of the run, for the shuffling.
+    """
+
+    model: AnomalyFlow
+    optimizer: torch.optim.Adam
+    guard: Guard
+    update: Update = "per_scale"
+    precision: Precision = "fp32"
+    gradient_clip: float | None = None
+    locations_per_step: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._bad: list[Tensor] = []
+
+    def __call__(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
+        """One batch.
+
+        Arguments:
+            step: Counted from the start of the training.
+            features: The encoder's features_BCHW of each scale.
+            images_B3HW: What they come from.
+            mask_B1HW: Synthetic anomalies; None if the experiment has none.
+
+        Returns:
+            Loss and terms of each scale under names such as `scale0_loss`, scalars on the device, detached.
+        """
+        self._bad = []
+        if self.locations_per_step is not None:
+            told = self._in_chunks(step, features, images_B3HW, self.locations_per_step)
+        elif self.update == "joint":
+            told = self._joint(features, images_B3HW, mask_B1HW)
+        else:
+            told = self._per_scale(features, images_B3HW, mask_B1HW)
+        if self._bad:
+            # Once a batch: a good scale does not make up for one that never has a finite loss.
+            self.guard.note(torch.stack(self._bad).amax())
+        return told
+
+    def _per_scale(self, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
+        told: Named = {}
+        for scale, features_BCHW in enumerate(features):
+            # As released, the statistics network sees the batch once for each scale, its weights moved in between.
+            with autocast(self.precision, images_B3HW.device):
+                base = self.model.base_for(images_B3HW, features_BCHW)
+                loss, terms = self.model.objective(scale, features_BCHW, base, mask_B1HW)
+            self._descend(loss)
+            told |= _named(scale, loss, terms)
+        return told
+
+    def _joint(self, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
+        told: Named = {}
+        total = torch.zeros((), device=images_B3HW.device, dtype=images_B3HW.dtype)
+        with autocast(self.precision, images_B3HW.device):
+            base = self.model.base_for(images_B3HW, *features)
+            for scale, features_BCHW in enumerate(features):
+                loss, terms = self.model.objective(scale, features_BCHW, base, mask_B1HW)
+                total = total + loss
+                told |= _named(scale, loss, terms)
+        self._descend(total)
+        return told
+
+    def _in_chunks(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, chunk: int) -> Named:
+        told: Named = {}
+        for scale, features_BCHW in enumerate(features):
+            features_NC, condition_MP = self.model.locations(features_BCHW)
+            n_locations, n_cells = len(features_NC), len(condition_MP)
+            random = random_of(self.seed, LOCATION_STREAM, step * len(features) + scale)
+            order_N = torch.from_numpy(random.permutation(n_locations)).to(features_NC.device, non_blocking=True)
+            base = self.model.base_for(images_B3HW, features_BCHW).at_grid(*features_BCHW.shape[-2:]).flatten()
+            sums: list[Tensor] = []
+            n_chunks = n_locations // chunk  # the remainder is dropped
+            for place in range(n_chunks):
+                chosen = order_N[place * chunk : (place + 1) * chunk]
+                with autocast(self.precision, images_B3HW.device):
+                    loss, terms = self.model.objective_at(
+                        scale, features_NC[chosen], condition_MP[chosen % n_cells], base
+                    )
+                self._descend(loss)
+                sums.append(torch.stack([loss.detach(), *terms.values()]))
+            if sums:
+                mean = torch.stack(sums).mean(dim=0)
+                told |= _named(scale, mean[0], dict(zip(terms, mean[1:], strict=True)))
+        return told
+
+    def _descend(self, loss: Tensor) -> None:
+        """Backward and one step of Adam; skipped, on the device, if the loss or a gradient is not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        bad = (~(norm.isfinite() & loss.detach().isfinite())).float()
+        if self.gradient_clip is not None:
+            factor = (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factor)
+        # The fused Adam leaves weights, moments and step counts as they are where `found_inf` is 1.
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self._bad.append(bad)
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Adam:
+    """Adam over all weights, fused: one pass over the memory, and steps that can be skipped without being waited for.
+
+    The learning rate is set for every batch.
+    """
+    return torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def _named(scale: int, loss: Tensor, terms: Terms) -> Named:
+    return {f"scale{scale}_loss": loss.detach(), **{f"scale{scale}_{name}": value for name, value in terms.items()}}
+
+
+class Means:
+    """Means over the batches of an epoch, summed on the device."""
+
+    def __init__(self) -> None:
+        self._sums: Named = {}
+        self._counts: Named = {}
+
+    def add(self, values: Named) -> None:
+        """Count one batch; a value that is not finite is left out."""
+        for name, value in values.items():
+            good = value.isfinite()
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value, dtype=torch.float64)
+                self._counts[name] = torch.zeros_like(value, dtype=torch.float64)
+            self._sums[name] += torch.where(good, value, 0)
+            self._counts[name] += good
+
+    def read(self) -> dict[str, float]:
+        """The means; waits for the device."""
+        return {name: float(total / self._counts[name]) for name, total in self._sums.items()}
+
+    def clear(self) -> None:
+        """Begin the next epoch."""
+        self._sums, self._counts = {}, {}
+
+    def state(self) -> dict[str, Named]:
+        """What a saved state holds of it."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load(self, state: dict[str, Named], device: torch.device) -> None:
+        """Take over a saved state."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._counts = {name: value.to(device) for name, value in state["counts"].items()}
+
+
+def total_loss(means: dict[str, float]) -> float:
+    """The loss of all scales together."""
+    return sum(value for name, value in means.items() if name.endswith("_loss"))

@@ -1,0 +1,1 @@
+"""Run a benchmark: checks before the first job, one GPU for each job."""

@@ -1,0 +1,87 @@
+"""Histograms of scores, normal against anomalous: of images above, of pixels below; a column per experiment."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sanflow.report.figures.style import ANOMALOUS, NORMAL, PAGE_WIDTH, add_notes, new_figure
+
+BINS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """Scores of one experiment.
+
+    Arguments:
+        label: Name of the experiment.
+        image_scores: (N,).
+        image_labels: (N,) True where anomalous.
+        edges: (B + 1,) of the pixel histogram.
+        normal: (B,) counts of normal pixels.
+        anomalous: (B,) counts of anomalous pixels.
+        image_threshold: Of the best image F1 on the test set.
+        pixel_threshold: Of the best pixel F1 on the test set.
+    """
+
+    label: str
+    image_scores: np.ndarray
+    image_labels: np.ndarray
+    edges: np.ndarray
+    normal: np.ndarray
+    anomalous: np.ndarray
+    image_threshold: float
+    pixel_threshold: float
+
+
+def score_histograms(experiments: Sequence[Distribution], notes: Sequence[str] = ()) -> Figure:
+    """Draw the score histograms of a category.
+
+    Arguments:
+        experiments: One or more.
+        notes: Small print.
+    """
+    n_experiments = len(experiments)
+    width = min(3.4, PAGE_WIDTH / max(n_experiments, 2)) * n_experiments
+    figure = new_figure(max(width, 3.6), 4.4)
+    panels = figure.subplots(2, n_experiments, squeeze=False)
+    for column, one in enumerate(experiments):
+        edges = np.histogram_bin_edges(one.image_scores, BINS)
+        parts = [one.image_scores[~one.image_labels], one.image_scores[one.image_labels]]
+        _pair(panels[0, column], edges, [np.histogram(part, edges)[0] for part in parts])
+        _threshold(panels[0, column], one.image_threshold)
+        panels[0, column].yaxis.set_major_locator(MaxNLocator(integer=True))
+        panels[0, column].set_title(one.label)
+        panels[0, column].set_xlabel("image score")
+        counts = [_merged(counts, 4) for counts in (one.normal, one.anomalous)]
+        shares = [part / max(part.sum(), 1) for part in counts]
+        _pair(panels[1, column], one.edges[::4], shares)
+        _threshold(panels[1, column], one.pixel_threshold)
+        panels[1, column].set_yscale("log")
+        panels[1, column].set_xlabel("pixel score")
+    panels[0, 0].set_ylabel("images")
+    panels[1, 0].set_ylabel("share of the class's pixels (log)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    add_notes(figure, ["Dotted: threshold of the best F1 on the test set.", *notes])
+    return figure
+
+
+def _pair(axes: Axes, edges: np.ndarray, heights: Sequence[np.ndarray]) -> None:
+    """Two overlaid histograms that differ in colour, edge and hatch."""
+    styles = ((NORMAL, "", "normal"), (ANOMALOUS, "////", "anomalous"))
+    for (colour, hatch, name), height in zip(styles, heights, strict=True):
+        axes.stairs(height, edges, fill=True, facecolor=colour, alpha=0.35, edgecolor=colour, hatch=hatch, label=name)
+        axes.stairs(height, edges, color=colour, linewidth=1.0)
+
+
+def _threshold(axes: Axes, value: float) -> None:
+    if np.isfinite(value):
+        axes.axvline(value, color="#24292f", linestyle=":", linewidth=1.2)
+
+
+def _merged(counts: np.ndarray, by: int) -> np.ndarray:
+    return counts.reshape(-1, by).sum(axis=1)

@@ -1,0 +1,79 @@
+"""t-SNE of latent vectors: does the flow send anomalous locations elsewhere than normal ones?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sanflow.report.figures.style import (
+    ANOMALOUS,
+    NORMAL,
+    PAGE_WIDTH,
+    add_notes,
+    message_figure,
+    new_figure,
+    without_ticks,
+)
+
+MOST = 500
+SEED = 0
+
+
+def latents_of_category(latents: Mapping[str, tuple[np.ndarray, np.ndarray, str]], notes: Sequence[str] = ()) -> Figure:
+    """Draw the latents of a category, a panel per experiment.
+
+    Arguments:
+        latents: Experiment -> (M, C) latents, (M,) labels, name of their scale.
+        notes: Small print.
+    """
+    if not latents:
+        return message_figure("No experiment has latent vectors here.")
+    n_columns = min(3, len(latents))
+    n_rows = -(-len(latents) // n_columns)
+    side = min(3.2, PAGE_WIDTH / n_columns)
+    figure = new_figure(max(3.4, side * n_columns), side * n_rows + 0.3)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axes, (label, (latents_MC, labels_M, scale)) in zip(panels.flat, latents.items(), strict=False):
+        points_M2, labels = embed(latents_MC, labels_M)
+        for anomalous, colour, marker, name in ((False, NORMAL, "o", "normal"), (True, ANOMALOUS, "^", "anomalous")):
+            own = points_M2[labels == anomalous]
+            axes.scatter(
+                own[:, 0],
+                own[:, 1],
+                s=7,
+                c=colour,
+                marker=marker,
+                alpha=0.6,
+                linewidths=0,
+                label=f"{name} ({len(own)})",
+            )
+        axes.set_title(f"{label}, {scale}")
+        axes.legend(loc="best", handletextpad=0.1, fontsize=6.5, frameon=True, framealpha=0.7, edgecolor="none")
+        without_ticks(axes)
+    for axes in panels.flat[len(latents) :]:
+        axes.axis("off")
+    add_notes(
+        figure, ["t-SNE of a sample of latents from the test images; distances between groups mean little.", *notes]
+    )
+    return figure
+
+
+def embed(latents_MC: np.ndarray, labels_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two dimensions of at most `MOST` latents by t-SNE, seeded.
+
+    Returns:
+        (m, 2) points and (m,) labels.
+    """
+    from sklearn.manifold import TSNE  # loads slowly
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(SEED)
+    chosen = rng.permutation(len(latents_MC))[:MOST]
+    values = latents_MC[chosen].astype(np.float32)
+    perplexity = float(np.clip(len(values) / 4, 1, 30))
+    if len(values) < 3:
+        return np.zeros((len(values), 2), np.float32), labels_M[chosen]
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, max_iter=500, n_jobs=1)
+    # One thread: so few points are slower with more, much slower where other jobs want the processors.
+    with threadpool_limits(1):
+        return tsne.fit_transform(values), labels_M[chosen]

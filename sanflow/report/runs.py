@@ -1,0 +1,175 @@
+"""The runs of a benchmark, read back from `results/<benchmark>/**/metrics.json`, for tables and figures.
+
+A run is one data set x category x experiment x seed; an epoch kept by `keep_every` is a run of its own. Where a run
+stands says which it is, so that results can be moved or merged by moving folders.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sanflow.benchmark_json import position, read_outline
+from sanflow.errors import DataError
+from sanflow.files import read_json
+
+HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
+# Names of metrics as a reader sees them; every one is a fraction, and tables show it times 100.
+METRIC_TITLES = {
+    "image_auroc": "Image AUROC",
+    "pixel_auroc": "Pixel AUROC",
+    "aupro": "AUPRO",
+    "image_ap": "Image AP",
+    "image_f1_max": "Image F1-max",
+    "pixel_ap": "Pixel AP",
+    "pixel_f1_max": "Pixel F1-max",
+    "aupro_05": "AUPRO at 0.05",
+    "aupimo": "AUPIMO",
+}
+RUN_FOLDER = re.compile(r"seed(?P<seed>\d+)(?:/epoch(?P<epoch>\d+))?")
+RANDOM_MARK, COMPACT_MARK = "‡", "§"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run and what was measured of it.
+
+    Arguments:
+        dataset: Name of the data set.
+        category: Name of the category.
+        experiment: Key of the experiment in the benchmark file.
+        seed: Seed of the run.
+        epoch: The epoch, if this is one kept by `keep_every`; None for the last one, which is reported.
+        folder: Where metrics.json and its companions stand.
+        metrics: Content of metrics.json; what could not be computed is NaN.
+    """
+
+    dataset: str
+    category: str
+    experiment: str
+    seed: int
+    epoch: int | None
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of the experiment, as the configuration resolved them; empty if the run does not tell."""
+        return self.metrics.get("provenance", {}).get("experiment") or {}
+
+    @property
+    def label(self) -> str:
+        """How tables and figures call the experiment, with its marks."""
+        return (self.settings.get("label") or self.experiment) + "".join(self.marks)
+
+    @property
+    def marks(self) -> list[str]:
+        """Marks of an encoder that a reader must know of: ‡ random weights, § the bundled compact encoder."""
+        identity = self.metrics.get("provenance", {}).get("encoder") or {}
+        name = str(self.settings.get("encoder") or identity.get("name") or "")
+        weights = self.settings.get("weights") or identity.get("weights")
+        marks = []
+        if self.settings.get("method") != "external" and weights == "random":
+            marks.append(RANDOM_MARK)
+        elif name == "sanflow/compact":
+            marks.append(COMPACT_MARK)
+        return marks
+
+
+MARK_NOTES = {
+    RANDOM_MARK: "The encoder has random, untrained weights: these numbers say that the pipeline runs, not how good "
+    "the method is.",
+    COMPACT_MARK: "The encoder is the small one that is bundled with sanflow, not the paper's: compare these numbers "
+    "with each other only.",
+}
+
+
+def read_runs(results: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]] | None = None) -> list[Run]:
+    """Read the runs of one benchmark.
+
+    Arguments:
+        results: Its folder, `results/<benchmark>`.
+        files: The metrics.json files to take, in the order in which tables shall show them; all below `results`,
+            in the order of the benchmark's outline, if None.
+
+    Raises:
+        DataError: If there is none, or one does not stand where a run stands.
+        IntegrityError: If one is damaged.
+    """
+    root = Path(results)
+    paths = [Path(file) for file in (root.rglob("metrics.json") if files is None else files)]
+    if not paths:
+        raise DataError(
+            f"Expected metrics.json files below {root}, but there is none. Run the benchmark first, or name "
+            "its results folder."
+        )
+    runs = [_read_run(root, path) for path in paths]
+    return runs if files is not None else _sorted(runs, read_outline(root) or {})
+
+
+def _read_run(root: Path, path: Path) -> Run:
+    try:
+        dataset, category, experiment, *rest = path.parent.relative_to(root).parts
+    except ValueError:
+        dataset, category, experiment, rest = "", "", "", []
+    match = RUN_FOLDER.fullmatch("/".join(rest))
+    if match is None:
+        raise DataError(
+            f"Expected {path} at {root}/<data set>/<category>/<experiment>/seed<k>/[epoch<n>/]metrics.json. "
+            "Name the benchmark's results folder, or move the file to its place."
+        )
+    metrics = read_json(path)
+    if not isinstance(metrics, dict) or not set(HEADLINE) <= set(metrics):
+        raise DataError(f"Expected {path} to hold {', '.join(HEADLINE)}, but it does not. Evaluate the run again.")
+    return Run(
+        dataset=dataset,
+        category=category,
+        experiment=experiment,
+        seed=int(match["seed"]),
+        epoch=None if match["epoch"] is None else int(match["epoch"]),
+        folder=path.parent,
+        metrics={name: math.nan if value is None else value for name, value in metrics.items()},
+    )
+
+
+def _sorted(runs: Iterable[Run], outline: dict[str, Any]) -> list[Run]:
+    """Runs in the order of the benchmark; where nothing tells it, of the alphabet."""
+    datasets, experiments = outline.get("datasets", {}), outline.get("experiments", [])
+
+    def key(run: Run) -> tuple[Any, ...]:
+        return (
+            position(run.dataset, list(datasets)),
+            position(run.category, datasets.get(run.dataset, [])),
+            position(run.experiment, experiments),
+            run.seed,
+            run.epoch or 0,
+        )
+
+    return sorted(runs, key=key)
+
+
+def in_order(values: Iterable[Any]) -> list[Any]:
+    """The different values, in the order in which they first occur."""
+    return list(dict.fromkeys(values))
+
+
+def labels_of(runs: Sequence[Run]) -> dict[str, str]:
+    """Experiment -> how a reader sees it; an experiment is marked if any of its runs is.
+
+    Two experiments of one label are told apart by their keys.
+    """
+    labels = {}
+    for experiment in in_order(run.experiment for run in runs):
+        own = [run for run in runs if run.experiment == experiment]
+        marks = in_order(mark for run in own for mark in run.marks)
+        labels[experiment] = (own[0].settings.get("label") or experiment) + "".join(marks)
+    twice = {label for label in labels.values() if list(labels.values()).count(label) > 1}
+    return {key: f"{label} ({key})" if label in twice and label != key else label for key, label in labels.items()}
+
+
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """The notes that belong to the marks of these runs."""
+    return [f"{mark} {MARK_NOTES[mark]}" for mark in in_order(mark for run in runs for mark in run.marks)]

@@ -1,0 +1,75 @@
+"""What choosing the epoch on the test set would have gained; shown so that nobody has to guess, never as a result."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from sanflow.report.runs import HEADLINE, METRIC_TITLES
+from sanflow.report.tables.cells import Section, Table, mean_and_std, percent, points, words
+from sanflow.report.tables.summary import Summary
+
+
+def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) -> dict[str, float]:
+    """Category -> mean over seeds of the best epoch's value, among the kept epochs and the last.
+
+    Empty if the experiment keeps no epochs. Each metric has its own best epoch, as in the releases that report it.
+    """
+    values: dict[str, float] = {}
+    for category in summary.categories(dataset):
+        best = []
+        for run in summary.runs_of(dataset, category, experiment):
+            key = (dataset, category, experiment, run.seed)
+            kept = [
+                float(other.metrics.get(metric, math.nan))
+                for other in summary.kept
+                if (other.dataset, other.category, other.experiment, other.seed) == key
+            ]
+            finite = [value for value in [*kept, float(run.metrics.get(metric, math.nan))] if not math.isnan(value)]
+            if kept and finite:
+                best.append(max(finite))
+        if best:
+            values[category] = float(np.mean(best))
+    return values
+
+
+def oracle_table(summary: Summary) -> Table:
+    """Last epoch, oracle epoch and gain for the headline metrics, per data set and experiment."""
+    rows, records = [], []
+    for dataset in summary.datasets:
+        for experiment in summary.experiments(dataset):
+            row = [words(dataset), words(summary.labels[experiment])]
+            n_categories = 0
+            for metric in HEADLINE:
+                oracle = oracle_values(summary, dataset, experiment, metric)
+                last = summary.values(dataset, experiment, metric)
+                n_categories = max(n_categories, len(oracle))
+                mean_last = mean_and_std([last[name] for name in oracle if name in last])[0]
+                mean_oracle = mean_and_std(list(oracle.values()))[0]
+                row += [percent(mean_last), percent(mean_oracle), words(points(mean_oracle - mean_last))]
+                records += [
+                    {
+                        "dataset": dataset,
+                        "category": name,
+                        "experiment": experiment,
+                        "metric": metric,
+                        "last_epoch": last.get(name, math.nan),
+                        "oracle_epoch": value,
+                    }
+                    for name, value in oracle.items()
+                ]
+            if n_categories:
+                rows.append([*row, words(n_categories)])
+    names = [METRIC_TITLES[metric] for metric in HEADLINE]
+    header = ["Data set", "Experiment", *(f"{name}{part}" for name in names for part in ("", " oracle", " Δ")), "n"]
+    columns = ["dataset", "category", "experiment", "metric", "last_epoch", "oracle_epoch"]
+    notes = list(summary.notes) if rows else ["No experiment keeps epochs: set `keep_every` to have this table."]
+    return Table(
+        name="oracle_epoch",
+        title="Last epoch and oracle epoch",
+        caption="In percent, mean over n categories. The oracle epoch is chosen on the test set, for each metric and "
+        "category anew, among the kept epochs and the last: an upper bound, not a result.",
+        sections=[Section("", header, rows, text_columns=2)] if rows else [],
+        notes=notes,
+        data=pd.DataFrame(records, columns=columns),
+    )

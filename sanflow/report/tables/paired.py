@@ -1,0 +1,74 @@
+"""Is one experiment better than another? Their differences within each category or seed, with n always printed."""
+
+import itertools
+import math
+
+import pandas as pd
+
+from sanflow.evaluation.metrics import compare_paired
+from sanflow.report.runs import HEADLINE, METRIC_TITLES
+from sanflow.report.tables.cells import MISSING, Section, Table, points, words
+from sanflow.report.tables.summary import Summary
+
+
+def paired_table(summary: Summary) -> Table:
+    """Each pair of experiments, compared over what both have, in each headline metric."""
+    sections, records = [], []
+    for dataset in summary.datasets:
+        rows = []
+        for second, first in itertools.combinations(summary.experiments(dataset), 2):
+            for metric in HEADLINE:
+                unit, reference, other = _pairs(summary, dataset, first, second, metric)
+                if not set(reference) & set(other):
+                    continue
+                found = compare_paired(reference, other)
+                interval = MISSING if math.isnan(found.low) else f"{points(found.low)} … {points(found.high)}"
+                rows.append(
+                    [
+                        words(f"{summary.labels[second]} − {summary.labels[first]}"),
+                        words(METRIC_TITLES[metric]),
+                        words(points(found.mean_difference)),
+                        words(interval),
+                        words(_p_value(found.t_p)),
+                        words(_p_value(found.wilcoxon_p)),
+                        words(f"{found.wins} / {found.ties} / {found.losses}"),
+                        words(unit),
+                        words(found.n),
+                    ]
+                )
+                record = {"dataset": dataset, "first": first, "second": second, "metric": metric, "pairs": unit}
+                records.append(record | found.to_dict() | {"left_out": " ".join(found.left_out)})
+        header = ["Difference", "Metric", "Mean", "95 % interval", "p (t)", "p (Wilcoxon)", "+ / = / −", "Pairs", "n"]
+        if rows:
+            sections.append(Section(dataset, header, rows, text_columns=2))
+    alone = ["There is only one experiment: nothing to compare."]
+    return Table(
+        name="paired",
+        title="Paired comparison of experiments",
+        caption="In percentage points, over the n categories that both have (mean over seeds), or, where both have but "
+        "one and the same category, over its n seeds; paired t interval and test, Wilcoxon signed-rank test, pairs won "
+        "/ tied / lost. Not corrected for the number of comparisons; with few pairs no test can say much.",
+        sections=sections,
+        notes=summary.notes if sections else alone,
+        data=pd.DataFrame(records),
+    )
+
+
+def _pairs(
+    summary: Summary, dataset: str, first: str, second: str, metric: str
+) -> tuple[str, dict[str, float], dict[str, float]]:
+    """What is paired, and each experiment's value by it: categories, or the seeds if both have the same one category.
+
+    Seeds of one category say how much of a difference is chance of training; they say nothing of other categories.
+    """
+    reference, other = (summary.values(dataset, experiment, metric) for experiment in (first, second))
+    if set(reference) == set(other) and len(reference) == 1:
+        (category,) = reference
+        of_first, of_second = (summary.by_seed(dataset, category, name, metric) for name in (first, second))
+        if len(set(of_first) & set(of_second)) > 1:
+            return "seeds", of_first, of_second
+    return "categories", reference, other
+
+
+def _p_value(p: float) -> str:
+    return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"

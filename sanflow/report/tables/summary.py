@@ -1,0 +1,93 @@
+"""Means of a benchmark: over seeds for a cell, over categories for a row.
+
+The mean over categories is the mean of the categories' own values; pixels of different categories are never pooled.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sanflow.report.runs import Run, in_order, labels_of, notes_of
+from sanflow.report.tables.cells import mean_and_std
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean over categories.
+
+    Arguments:
+        value: As a fraction; NaN if no category has a value.
+        std: Standard deviation over seeds of the seeds' means; None for one seed.
+        categories: How many categories it is over.
+        seeds: How many seeds it is over.
+    """
+
+    value: float
+    std: float | None
+    categories: int
+    seeds: int
+
+
+class Summary:
+    """All runs of a benchmark, ready to be averaged.
+
+    Arguments:
+        runs: From `read_runs`; data sets, categories and experiments keep their order.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = [run for run in runs if run.epoch is None]
+        self.kept = [run for run in runs if run.epoch is not None]
+        self.labels = labels_of(self.runs)
+        self.notes = notes_of(self.runs)
+        self.datasets: list[str] = in_order(run.dataset for run in self.runs)
+        self._by_key: dict[tuple[str, str, str], list[Run]] = {}
+        for run in self.runs:
+            self._by_key.setdefault((run.dataset, run.category, run.experiment), []).append(run)
+
+    def categories(self, dataset: str) -> list[str]:
+        """Categories of a data set that have runs."""
+        return in_order(run.category for run in self.runs if run.dataset == dataset)
+
+    def experiments(self, dataset: str | None = None) -> list[str]:
+        """Experiments that have runs, on one data set or on any."""
+        return in_order(run.experiment for run in self.runs if dataset in (None, run.dataset))
+
+    def runs_of(self, dataset: str, category: str, experiment: str) -> list[Run]:
+        """The runs of one cell, one a seed."""
+        return self._by_key.get((dataset, category, experiment), [])
+
+    def cell(self, dataset: str, category: str, experiment: str, metric: str) -> tuple[float, float | None] | None:
+        """Mean and standard deviation over seeds; None if there is no run or none has this metric."""
+        values = [
+            float(run.metrics[metric]) for run in self.runs_of(dataset, category, experiment) if metric in run.metrics
+        ]
+        return mean_and_std(values) if values else None
+
+    def values(self, dataset: str, experiment: str, metric: str) -> dict[str, float]:
+        """Category -> mean over seeds, where that is a number."""
+        cells = {name: self.cell(dataset, name, experiment, metric) for name in self.categories(dataset)}
+        return {name: cell[0] for name, cell in cells.items() if cell is not None and not math.isnan(cell[0])}
+
+    def by_seed(self, dataset: str, category: str, experiment: str, metric: str) -> dict[str, float]:
+        """Seed -> value in one category, where that is a number."""
+        runs = self.runs_of(dataset, category, experiment)
+        found = {f"seed{run.seed}": float(run.metrics.get(metric, math.nan)) for run in runs}
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+    def mean(self, dataset: str, experiment: str, metric: str) -> Mean:
+        """Mean over the categories that have a value, with its spread over the seeds that ran all of these."""
+        values = self.values(dataset, experiment, metric)
+        by_seed: dict[int, list[float]] = {}
+        for category in values:
+            for run in self.runs_of(dataset, category, experiment):
+                by_seed.setdefault(run.seed, []).append(float(run.metrics.get(metric, math.nan)))
+        whole = [float(np.mean(seed)) for seed in by_seed.values() if len(seed) == len(values)]
+        return Mean(
+            value=float(np.mean(list(values.values()))) if values else math.nan,
+            std=mean_and_std(whole)[1],
+            categories=len(values),
+            seeds=len(by_seed),
+        )

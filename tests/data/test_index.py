@@ -1,0 +1,186 @@
+"""The index: all faults in one report, a digest that data may move under, tampering that is seen."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanflow.data.index import COLUMNS, build_index, read_index, summary, write_index
+from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.files import sha256_of_file
+from tests.helpers.miniatures import image, mask, mvtec
+
+
+@pytest.fixture
+def root(tmp_path):
+    mvtec(tmp_path / "data", "screw")
+    return tmp_path / "data"
+
+
+def build(root):
+    return build_index("mine", "screw", root, kind="folder")
+
+
+def test_every_column_of_a_row(root):
+    row = build(root).test.iloc[2]
+    assert dict(row) == {
+        "split": "test",
+        "label": 1,
+        "defect_type": "broken",
+        "image": "screw/test/broken/000.png",
+        "mask": "screw/ground_truth/broken/000_mask.png",
+        "width": 20,
+        "height": 20,
+        "sha256": sha256_of_file(root / "screw/test/broken/000.png"),
+        "mask_sha256": sha256_of_file(root / "screw/ground_truth/broken/000_mask.png"),
+        "defect_pixels": 30,
+    }
+    assert list(row.index) == list(COLUMNS)
+
+
+def test_written_and_read_back(root, tmp_path):
+    index = build(root)
+    write_index(index, tmp_path / "out" / "index.csv")
+    for path in (tmp_path / "out", tmp_path / "out" / "index.csv"):
+        again = read_index(path)
+        assert again.table.equals(index.table)
+        assert again.table.dtypes.equals(index.table.dtypes)
+        assert (again.dataset, again.category, again.root, again.digest) == ("mine", "screw", root, index.digest)
+    assert summary(index)["counts"]["train"] == 3
+
+
+def test_the_digest_is_of_the_content_not_of_the_place(root, tmp_path):
+    digest = build(root).digest
+    shutil.move(root, tmp_path / "elsewhere")
+    moved = build(tmp_path / "elsewhere")
+    assert moved.digest == digest
+    write_index(moved, tmp_path / "index.csv")
+    assert read_index(tmp_path, root="/new/place").root.as_posix() == "/new/place"
+    assert read_index(tmp_path, root="/new/place").digest == digest
+    for change in (
+        lambda: image(tmp_path / "elsewhere/screw/train/good/000.png", seed=99),
+        lambda: mask(tmp_path / "elsewhere/screw/ground_truth/broken/000_mask.png", box=(3, 3, 8, 9)),
+        lambda: image(tmp_path / "elsewhere/screw/train/good/003.png", seed=98),
+    ):
+        change()
+        assert build(tmp_path / "elsewhere").digest != digest
+        digest = build(tmp_path / "elsewhere").digest
+
+
+def test_all_faults_are_reported_together(root):
+    top = root / "screw"
+    (top / "train/good/000.png").write_bytes((top / "train/good/000.png").read_bytes()[:-200])
+    (top / "train/good/001.png").write_text("no image")
+    shutil.copy(top / "train/good/002.png", top / "test/good/002.png")
+    mask(top / "ground_truth/broken/000_mask.png", size=(21, 20))
+    image(top / "test/broken/002.png", seed=50)
+    mask(top / "ground_truth/broken/007_mask.png")
+    with pytest.raises(DataError) as caught:
+        build(root)
+    message = str(caught.value)
+    assert f"mine/screw in {root} has 6 faults:" in message
+    assert "Expected a readable image at screw/train/good/000.png, but got:" in message
+    assert "Expected a readable image at screw/train/good/001.png, but got: no image that Pillow knows" in message
+    assert "screw/test/good/002.png: the same file as the training image screw/train/good/002.png" in message
+    assert "000_mask.png: 21 x 20 pixels, but its image screw/test/broken/000.png has 20 x 20" in message
+    assert "screw/test/broken/002.png: no mask; expected screw/ground_truth/broken/002_mask.png" in message
+    assert "screw/ground_truth/broken/007_mask.png: a mask without an image in test/broken" in message
+    assert "Mend these files and run `sanflow index` again." in message
+
+
+def test_a_long_report_is_cut(root):
+    for i in range(60):
+        mask(root / f"screw/ground_truth/broken/{i + 100}_mask.png")
+    with pytest.raises(DataError, match=r"has 60 faults:(?s:.*)- and 20 more"):
+        build(root)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("train/good", "expected training images, but found none"),
+        ("test/good", "expected defect-free test images, but found none"),
+        ("test/broken", "expected defective test images, but found none"),
+    ],
+)
+def test_an_empty_part_of_a_category(root, folder, message):
+    for path in (root / "screw" / folder).iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=message):
+        build(root)
+
+
+def test_counts_of_a_registered_data_set(tmp_path):
+    mvtec(tmp_path, "bottle")
+    with pytest.raises(DataError) as caught:
+        build_index("mvtec_ad", "bottle", tmp_path)
+    assert "expected 209 training images, but found 3: the copy is not complete" in str(caught.value)
+    assert "run `sanflow download mvtec_ad` again" in str(caught.value)
+
+
+def test_an_unknown_category(root):
+    with pytest.raises(ConfigError, match="a category of mine among screw, but got 'nut'"):
+        build_index("mine", "nut", root, kind="folder")
+
+
+def test_an_empty_mask_of_a_defective_image_is_noted(root):
+    mask(root / "screw/ground_truth/broken/000_mask.png", box=(0, 0, 0, 0))
+    assert summary(build(root))["counts"]["defective_without_pixels"] == 1
+
+
+def test_hidden_and_other_files_are_no_images(root):
+    before = build(root).digest
+    (root / "screw/train/good/._000.png").write_bytes(b"macOS")
+    (root / "screw/train/good/Thumbs.db").write_bytes(b"Windows")
+    (root / "screw/license.txt").write_text("free")
+    assert build(root).digest == before
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("good", "bad", 1), lambda text: text + "\n", lambda text: ""]
+)
+def test_tampering_with_the_table_is_seen(root, tmp_path, change):
+    write_index(build(root), tmp_path / "index.csv")
+    (tmp_path / "index.csv").write_text(change((tmp_path / "index.csv").read_text()))
+    with pytest.raises(IntegrityError, match=r"Remove .*index\.csv and index\.json and run `sanflow index` again"):
+        read_index(tmp_path)
+
+
+def test_tampering_with_the_facts_is_seen(root, tmp_path):
+    write_index(build(root), tmp_path / "index.csv")
+    text = (tmp_path / "index.json").read_text()
+    (tmp_path / "index.json").write_text(text.replace('"mask_above": 0', '"mask_above": 100'))
+    with pytest.raises(IntegrityError, match="it was changed"):
+        read_index(tmp_path)
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="Expected the facts of an index"):
+        read_index(tmp_path)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(DataError, match="Run `sanflow index` for this category"):
+        read_index(tmp_path)
+
+
+def test_names_that_look_like_numbers_or_nothing_survive(tmp_path):
+    mvtec(tmp_path, "007", bad="NA")
+    index = build_index("mine", "007", tmp_path, kind="folder")
+    write_index(index, tmp_path / "index.csv")
+    again = read_index(tmp_path / "index.csv")
+    assert list(again.test.defect_type) == ["good", "good", "NA", "NA"]
+    assert again.category == "007"
+    assert (again.train["mask"] == "").all()
+
+
+def test_a_split_has_a_name(root):
+    with pytest.raises(ValueError, match="Expected the split train or test, but got 'val'"):
+        build(root).rows("val")
+
+
+def test_grey_16_bit_palette_and_rgba_images_are_indexed(root):
+    top = root / "screw/train/good"
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(top / "010.png")
+    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save(top / "011.png")
+    Image.new("P", (20, 20)).save(top / "012.png")
+    Image.new("1", (20, 20)).save(top / "013.png")
+    Image.new("L", (20, 20), 7).save(top / "014.png")
+    assert len(build(root).train) == 3 + 5

@@ -1,0 +1,157 @@
+"""Bootstrap: each resample measured as if its images were really repeated; seeds, resolution, intervals."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sanflow.bench.metrics import smooth_fields
+from sanflow.evaluation.metrics import (
+    Interval,
+    bootstrap_image_metrics,
+    bootstrap_pixel_metrics,
+    image_metrics,
+    pixel_metrics,
+)
+from sanflow.evaluation.metrics import bootstrap as module
+
+N_RESAMPLES = 20
+RESOLUTION = {"aupimo": 5e-3, "pixel_ap": 5e-4, "pixel_f1_max": 5e-4}
+PIXEL_NAMES = ["pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "aupimo"]
+
+
+@pytest.fixture(scope="module")
+def pixel_set():
+    return smooth_fields(14, 9, 160, seed=3)
+
+
+@pytest.fixture(scope="module")
+def pixel_intervals(pixel_set):
+    return bootstrap_pixel_metrics(*pixel_set, resamples=200)
+
+
+def test_image_metrics_of_a_resample_are_those_of_the_repeated_images():
+    generator = np.random.default_rng(0)
+    labels = generator.random(40) < 0.6
+    scores = np.round(generator.normal(size=40) + labels, 1)
+    weights = module._draw(labels, N_RESAMPLES, generator)
+    levels = np.unique(scores)[::-1]
+    called = scores[:, None] >= levels
+    counts = module.Counts(1.0 * (called & labels[:, None]), 1.0 * (called & ~labels[:, None]), np.empty((40, 0)))
+    found = module._image_measures(counts, weights)
+    for b in range(N_RESAMPLES):
+        drawn = np.repeat(np.arange(40), weights[b].astype(int))
+        expected = image_metrics(scores[drawn], labels[drawn])
+        for name, values in found.items():
+            assert values[b] == pytest.approx(expected[name], abs=1e-12)
+
+
+def test_pixel_metrics_of_a_resample_are_those_of_the_repeated_images(pixel_set):
+    maps, masks = pixel_set
+    counts = module._count_pixels(list(maps), list(masks))
+    weights = module._draw(masks.any(axis=(1, 2)), N_RESAMPLES, np.random.default_rng(0))
+    found = module._pixel_measures(counts, weights)
+    assert list(found) == PIXEL_NAMES
+    for b in range(N_RESAMPLES):
+        drawn = np.repeat(np.arange(len(maps)), weights[b].astype(int))
+        expected = pixel_metrics(maps[drawn], masks[drawn])
+        for name, values in found.items():
+            assert values[b] == pytest.approx(expected[name], abs=RESOLUTION.get(name, 2e-4)), (name, b)
+
+
+def test_levels_are_exact_where_scores_are_few():
+    maps, masks = smooth_fields(9, 6, 160, seed=5)
+    for name, interval in bootstrap_pixel_metrics(np.round(maps), masks, resamples=10).items():
+        assert interval.resolution < 1e-12, name
+
+
+def test_the_resolution_is_told_and_small(pixel_set, pixel_intervals):
+    exact = pixel_metrics(*pixel_set)
+    assert list(pixel_intervals) == PIXEL_NAMES
+    for name, interval in pixel_intervals.items():
+        assert interval.value == exact[name]
+        assert 0.0 <= interval.resolution < RESOLUTION.get(name, 1e-4), name
+
+
+def test_intervals_hold_the_value_and_widen_with_confidence(pixel_set, pixel_intervals):
+    wide = bootstrap_pixel_metrics(*pixel_set, resamples=200, confidence=0.99)
+    for name, interval in pixel_intervals.items():
+        assert interval.low < interval.value < interval.high
+        assert wide[name].low <= interval.low < interval.high <= wide[name].high
+
+
+def test_seeds(pixel_set, pixel_intervals):
+    again = bootstrap_pixel_metrics(*pixel_set, resamples=200, seed=0, exact=pixel_metrics(*pixel_set))
+    other = bootstrap_pixel_metrics(*pixel_set, resamples=200, seed=1)
+    assert again == pixel_intervals
+    assert other != pixel_intervals
+    np.random.seed(0)  # noqa: NPY002  (the global generator is what must not matter)
+    assert bootstrap_pixel_metrics(*pixel_set, resamples=200) == pixel_intervals
+
+
+def test_an_image_is_drawn_within_its_class():
+    is_anomalous = np.array([True, False, True, False, False])
+    weights = module._draw(is_anomalous, 50, np.random.default_rng(2))
+    assert np.all(weights[:, is_anomalous].sum(axis=1) == 2)
+    assert np.all(weights[:, ~is_anomalous].sum(axis=1) == 3)
+    assert weights.max() == 3
+
+
+def test_the_interval_has_the_width_of_theory():
+    """For the AUROC of scores with normal distribution the standard error is known (Hanley and McNeil, 1982)."""
+    generator = np.random.default_rng(8)
+    labels = np.arange(400) < 200
+    interval = bootstrap_image_metrics(generator.normal(size=400) + labels, labels)["image_auroc"]
+    a = interval.value
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = math.sqrt((a * (1 - a) + 199 * (q1 - a * a) + 199 * (q2 - a * a)) / 200**2)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_maps_of_different_sizes(pixel_set):
+    maps, masks = pixel_set
+    cut = [slice(None, 160 - 4 * i) for i in range(len(maps))]
+    found = bootstrap_pixel_metrics(
+        [one[c] for one, c in zip(maps, cut, strict=True)],
+        [one[c] for one, c in zip(masks, cut, strict=True)],
+        resamples=30,
+    )
+    assert all(interval.resolution < 2e-3 for interval in found.values())
+
+
+@pytest.mark.filterwarnings("ignore::sanflow.evaluation.metrics.MetricWarning")
+def test_without_a_class_all_is_nan():
+    for interval in bootstrap_pixel_metrics(np.zeros((2, 9, 9)), np.zeros((2, 9, 9), dtype=bool)).values():
+        assert math.isnan(interval.value)
+        assert math.isnan(interval.low)
+    found = bootstrap_image_metrics([1, 2], [1, 1])
+    assert list(found) == ["image_auroc", "image_ap", "image_f1_max"]
+    assert all(math.isnan(interval.high) for interval in found.values())
+
+
+@pytest.mark.filterwarnings("ignore::sanflow.evaluation.metrics.MetricWarning")
+def test_without_normal_images_pixels_are_still_measured(pixel_set):
+    maps, masks = pixel_set
+    found = bootstrap_pixel_metrics(maps[:9], masks[:9], resamples=50)
+    assert math.isnan(found["aupimo"].value)
+    assert math.isnan(found["aupimo"].low)
+    for name in PIXEL_NAMES[:-1]:
+        assert found[name].low < found[name].value < found[name].high
+
+
+def test_an_interval_as_it_is_kept():
+    assert Interval(0.9, 0.8, 0.95, 0.95, 1000, 0.0).to_dict() == {
+        "value": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "confidence": 0.95,
+        "resamples": 1000,
+        "resolution": 0.0,
+    }
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="Expected at least 1 resample, but got 0"):
+        bootstrap_image_metrics([1, 2], [0, 1], resamples=0)
+    with pytest.raises(ValueError, match=r"Expected a confidence in \(0, 1\), but got 95"):
+        bootstrap_image_metrics([1, 2], [0, 1], confidence=95)

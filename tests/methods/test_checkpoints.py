@@ -1,0 +1,202 @@
+"""Checkpoints: what goes in comes out, and a damaged file never passes for a whole one."""
+
+import errno
+import pickle
+import random
+
+import pytest
+import torch
+
+from sanflow.config import Experiment
+from sanflow.encoders import build_encoder
+from sanflow.errors import DataError, IntegrityError, StorageError, WeightsError
+from sanflow.methods import checkpoints
+from sanflow.methods.checkpoints import load_checkpoint, save_checkpoint
+from sanflow.methods.flow.model import AnomalyFlow
+
+EXPERIMENT = Experiment(
+    method="sanflow",
+    encoder="timm/resnet18.tv_in1k",
+    weights="random",
+    taps=["layer1"],
+    position_channels=8,
+    coupling_blocks=1,
+    input_size=(32, 48),
+)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return build_encoder("timm/resnet18.tv_in1k", weights="random", taps=["layer1"], feature_scales=[0.5], seed=3)
+
+
+@pytest.fixture
+def model(encoder) -> AnomalyFlow:
+    return AnomalyFlow.from_experiment(encoder.channels, EXPERIMENT, seed=7).eval()
+
+
+def save(path, model, encoder, **changes) -> str:
+    settings = {
+        "channels": encoder.channels,
+        "seed": 7,
+        "input_size": (32, 48),
+        "feature_scales": encoder.feature_scales,
+        "history": [{"epoch": 1, "loss": 0.5}],
+        "provenance": {"category": "tile", "versions": {"torch": "2"}},
+    }
+    return save_checkpoint(path, model, EXPERIMENT, encoder.identity, **(settings | changes))
+
+
+def test_round_trip(model, encoder, tmp_path):
+    digest = save(tmp_path / "checkpoint.pt", model, encoder)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert checkpoint.experiment == EXPERIMENT
+    assert checkpoint.digest == digest
+    assert (checkpoint.seed, checkpoint.channels, checkpoint.input_size) == (7, [64], (32, 48))
+    assert checkpoint.feature_scales == [0.5]
+    assert checkpoint.history == [{"epoch": 1, "loss": 0.5}]
+    assert checkpoint.provenance == {"category": "tile", "versions": {"torch": "2"}}
+    assert checkpoint.encoder_identity == encoder.identity
+    assert checkpoint.encoder_state is None
+
+    images = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    again, encoder_again = checkpoint.build_model(), checkpoint.build_encoder()
+    assert not again.training
+    expected = model.log_prob_grids(encoder(images), images)
+    assert torch.equal(again.log_prob_grids(encoder_again(images), images)[0], expected[0])
+
+
+def test_content_is_plain_and_has_no_encoder(model, encoder, tmp_path):
+    save(tmp_path / "checkpoint.pt", model, encoder)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(content) == {
+        "format",
+        "experiment",
+        "channels",
+        "seed",
+        "input_size",
+        "encoder_identity",
+        "feature_scales",
+        "history",
+        "provenance",
+        "model_state",
+        "encoder_state",
+        "digest",
+    }
+    tensors = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert tensors < (tmp_path / "checkpoint.pt").stat().st_size < tensors + 100_000
+
+
+def test_digest_is_of_the_content(model, encoder, tmp_path):
+    first, second = (save(tmp_path / name, model, encoder) for name in ("a.pt", "b.pt"))
+    assert first == second
+    with torch.no_grad():
+        next(model.parameters())[0] += 1e-3
+    assert save(tmp_path / "c.pt", model, encoder) != first
+    model.load_state_dict(load_checkpoint(tmp_path / "a.pt").model_state)
+    assert save(tmp_path / "d.pt", model, encoder, seed=8) != first
+
+
+def test_a_flipped_byte_is_noticed_or_harmless(model, encoder, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    digest = save(path, model, encoder)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    # The archive's head and its directory, where formats live, and the tensors between.
+    places = [
+        *generator.sample(range(6000), 60),
+        *generator.sample(range(len(whole)), 20),
+        *generator.sample(range(len(whole) - 4000, len(whole)), 40),
+    ]
+    noticed = 0
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        path.write_bytes(damaged)
+        try:
+            # Bytes of the archive that hold no content, such as times, may change.
+            assert load_checkpoint(path).digest == digest, place
+        except IntegrityError:
+            noticed += 1
+    assert noticed > 40
+
+
+def test_a_changed_weight_is_noticed(model, encoder, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save(path, model, encoder)
+    content = torch.load(path, weights_only=True)
+    next(iter(content["model_state"].values())).view(-1)[0] += 1e-6
+    torch.save(content, path)
+    with pytest.raises(IntegrityError, match=r"has another.*Delete it and run again"):
+        load_checkpoint(path)
+    torch.save(content | {"model_state": None}, path)
+    with pytest.raises(IntegrityError, match="has another"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 10, 1000, -1000])
+def test_a_cut_file_is_noticed(model, encoder, tmp_path, length):
+    path = tmp_path / "checkpoint.pt"
+    save(path, model, encoder)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(IntegrityError, match="it is damaged"):
+        load_checkpoint(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match="there is none"):
+        load_checkpoint(tmp_path / "none.pt")
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    with pytest.raises(IntegrityError, match=r"'without a format'.*import-official"):
+        load_checkpoint(tmp_path / "other.pt")
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(IntegrityError, match="'list'"):
+        load_checkpoint(tmp_path / "list.pt")
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return open, (str(tmp_path / "sprung"), "w")
+
+    (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap(), protocol=2))
+    with pytest.raises(IntegrityError):
+        load_checkpoint(tmp_path / "trap.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_configuration_of_another_version_is_named(model, encoder, tmp_path, monkeypatch):
+    values = EXPERIMENT.model_dump(mode="json") | {"spectral": True}
+    monkeypatch.setattr(Experiment, "model_dump", lambda self, mode: values)
+    save(tmp_path / "checkpoint.pt", model, encoder)
+    with pytest.raises(IntegrityError, match=r"this version of sanflow.*spectral"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_other_encoder_weights_are_refused(model, encoder, tmp_path):
+    other = {**encoder.identity, "weights_sha256": "0" * 64}
+    save_checkpoint(tmp_path / "checkpoint.pt", model, EXPERIMENT, other, channels=[64], seed=7, input_size=(32, 48))
+    with pytest.raises(WeightsError, match=r"trained with \(sha256 0{64}\), but got others"):
+        load_checkpoint(tmp_path / "checkpoint.pt").build_encoder()
+
+
+def test_failed_write_leaves_the_previous_file(model, encoder, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save(path, model, encoder)
+    before = path.read_bytes()
+
+    def full_disk(content, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        save(path, model, encoder, seed=9)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_room_is_checked_before_writing(model, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    with pytest.raises(StorageError, match="for a checkpoint"):
+        save(tmp_path / "checkpoint.pt", model, encoder)

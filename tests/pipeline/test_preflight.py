@@ -1,0 +1,81 @@
+"""What is told before any work: categories, files and encoders that cannot be."""
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sanflow.cli import app
+from sanflow.config import load_benchmark
+from sanflow.errors import ConfigError, DataError
+from sanflow.pipeline.preflight import check_benchmark
+from tests.helpers.miniatures import mvtec
+
+COMPACT = {"method": "sanflow", "encoder": "sanflow/compact", "input_size": 64}
+MAPS = {"method": "external", "maps": "maps/{dataset}/{category}"}
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    """Write a benchmark of experiments on two categories of one's own, and check it."""
+    monkeypatch.chdir(tmp_path)
+    for category in ("nut", "screw"):
+        mvtec(tmp_path / "mine", category)
+
+    def written(datasets=None, results=None, **experiments):
+        datasets = datasets or {"parts": {"kind": "folder", "root": "mine"}}
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump({"datasets": datasets, "experiments": experiments}))
+        return check_benchmark(load_benchmark("small.yaml"), results)
+
+    return written
+
+
+def test_a_benchmark_that_can_run(check):
+    assert check(a=COMPACT) == {"parts": ["nut", "screw"]}
+    result = CliRunner().invoke(app, ["check", "small.yaml"], catch_exceptions=False)
+    assert "data set    parts: nut, screw" in result.output
+    assert not CliRunner().invoke(app, ["check", "small.yaml", "--quiet"], catch_exceptions=False).output
+
+
+@pytest.mark.parametrize(
+    ("datasets", "error", "message"),
+    [
+        ({"photo_textures": {"categories": ["brik"]}}, ConfigError, "Did you mean 'brick'"),
+        ({"photo_texture": {}}, ConfigError, "Did you mean 'photo_textures'"),
+        ({"parts": {"kind": "folder", "root": "nowhere"}}, DataError, "there is no such folder"),
+    ],
+)
+def test_unknown_data(check, datasets, error, message):
+    with pytest.raises(error, match=message):
+        check(datasets, a=COMPACT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": "timm/resnet18"}, "got the bare name timm/resnet18"),
+        ({"encoder": "timm/resnet81.tv_in1k"}, "Near names: .*resnet18"),
+        ({"taps": ["heads.7"]}, r"has none called 'heads\.7'"),
+        ({"weights": "absent.safetensors"}, "absent.safetensors"),
+        ({"encoder": "timm/cait_xxs24_224.fb_dist_in1k", "taps": ["blocks.1"]}, "224 x 224.*takes no other size"),
+    ],
+)
+def test_encoders_that_cannot_be_built(check, change, message):
+    with pytest.raises(ConfigError, match=f"(?s)all that the benchmark names.*- a: .*{message}.*Nothing was started"):
+        check(a=COMPACT | change)
+
+
+def test_all_faults_are_told_together_and_finished_jobs_need_nothing(check, tmp_path):
+    official = COMPACT | {"source": "official", "official_weights": "their/{category}.pt"}
+    wrong = {"maps": MAPS, "theirs": official, "a": COMPACT | {"taps": ["x"]}}
+    with pytest.raises(ConfigError) as caught:
+        check(**wrong)
+    told = str(caught.value)
+    assert "maps: `maps` points to nothing for nut (maps/parts/nut), screw (maps/parts/screw)" in told
+    assert "theirs: `official_weights` points to nothing for nut (their/nut.pt), screw (their/screw.pt)" in told
+    assert "a: Expected `taps` to be layers" in told
+    for category in ("nut", "screw"):
+        for file in ("maps/seed0/scores.npz", "theirs/seed0/checkpoint.pt", "a/seed0/checkpoint.pt"):
+            path = tmp_path / "results" / "parts" / category / file
+            path.parent.mkdir(parents=True)
+            path.touch()
+    assert check(results=tmp_path / "results", **wrong) == {"parts": ["nut", "screw"]}

@@ -1,0 +1,457 @@
+"""Tables: means by hand, marks in every format, published numbers where they belong, and no torch."""
+
+import io
+import math
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sanflow.benchmark_json import write_outline
+from sanflow.cli import results as results_commands
+from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.report.runs import METRIC_TITLES, labels_of, read_runs
+from sanflow.report.tables import FORMATS, NAMES, build_table, write_tables
+from sanflow.report.tables.cells import Cell, percent, points, with_best
+from sanflow.report.tables.render import to_html, to_latex, to_markdown
+from sanflow.report.tables.show import print_overview
+from sanflow.report.tables.summary import Summary
+from tests.helpers.results import write_metrics
+
+OURS = {"method": "sanflow", "label": "SANFlow", "encoder": "timm/wide_resnet50_2.tv_in1k", "weights": "pretrained"}
+OURS |= {"base": "predicted", "synthetic_anomalies": True, "abnormal_mean": 1.0, "epochs": 20}
+PLAIN = {**OURS, "method": "cflow-matched", "label": None, "base": "fixed", "synthetic_anomalies": False}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """MVTec AD's bottle and cable, two experiments, two seeds of one of them."""
+    root = tmp_path / "results" / "mine"
+    for category, seed, value in [("bottle", 0, 0.98), ("bottle", 1, 1.0), ("cable", 0, 0.9), ("cable", 1, 0.94)]:
+        write_metrics(root, f"mvtec_ad/{category}/sanflow/seed{seed}", OURS, image_auroc=value)
+    write_metrics(root, "mvtec_ad/bottle/plain/seed0", PLAIN, image_auroc=0.99, intervals={"image_auroc": [0.9, 1.0]})
+    write_metrics(root, "mvtec_ad/cable/plain/seed0", PLAIN, image_auroc=0.8)
+    return root
+
+
+def test_runs_stand_in_the_benchmarks_order(results):
+    assert [run.experiment for run in read_runs(results)][:3] == ["plain", "sanflow", "sanflow"]  # the alphabet's
+    write_metrics(results, "mvtec_ad/bottle/added/seed0", PLAIN)
+    outline = {"name": "mine", "title": "", "digest": "0" * 64}
+    order = {"mvtec_ad": ["cable", "bottle"]}
+    write_outline(results, **outline, datasets=order, experiments=["sanflow", "plain"])
+    runs = [(run.category, run.experiment, run.seed) for run in read_runs(results)]
+    assert runs[:3] == [("cable", "sanflow", 0), ("cable", "sanflow", 1), ("cable", "plain", 0)]
+    assert runs[3:] == [("bottle", *rest) for rest in [("sanflow", 0), ("sanflow", 1), ("plain", 0), ("added", 0)]]
+
+
+def texts(table, section=0):
+    return [[cell.text for cell in row] for row in table.sections[section].rows]
+
+
+def test_cells_and_means_by_hand(results):
+    table = build_table("image_auroc", read_runs(results))
+    rows = {row[0]: row[1:3] for row in texts(table)}
+    assert table.sections[0].header[:3] == ["Category", "plain", "SANFlow"]
+    assert rows["bottle"] == ["99.00", "99.00 ± 1.41"]
+    assert rows["cable"] == ["80.00", "92.00 ± 2.83"]
+    # Seeds' means are 0.94 and 0.97: mean 0.955, sample standard deviation 0.0212.
+    assert rows["mean of 2"] == ["89.50", "95.50 ± 2.12"]
+
+
+def test_best_is_bold_among_measured_ones_only(results):
+    table = build_table("image_auroc", read_runs(results))
+    bottle, cable, mean = table.sections[0].rows
+    assert [cell.best for cell in bottle[:3]] == [False, True, True]  # 99.00 both
+    assert [cell.best for cell in cable[:3]] == [False, False, True]
+    assert [cell.best for cell in mean[:3]] == [False, False, True]
+    assert not any(cell.best for row in table.sections[0].rows for cell in row if cell.published)
+
+
+def test_published_numbers_stand_beside_ours_and_name_their_source(results):
+    table = build_table("image_auroc", read_runs(results))
+    header = table.sections[0].header
+    column = next(i for i, name in enumerate(header) if name.startswith("CFLOW-AD †"))
+    bottle, cable, mean = (row[column] for row in table.sections[0].rows)
+    assert (bottle.text, bottle.published) == ("100.00", True)
+    assert float(mean.text) == pytest.approx((100 + float(cable.text)) / 2, abs=0.006)
+    number = header[column].split("†")[1]
+    (note,) = [note for note in table.notes if note.startswith(f"†{number} ")]
+    assert "first-hand: gudovskiy/cflow-ad" in note
+    assert any("not measured here" in note for note in table.notes)
+
+
+def test_differences_from_published_numbers(results):
+    table = build_table("published_image_auroc", read_runs(results))
+    headings = [section.heading for section in table.sections]
+    assert headings == ["plain on mvtec_ad", "SANFlow on mvtec_ad"]
+    assert table.sections[1].rows[0][2].text == "100.00 (−1.00)"
+    data = table.data.query("experiment == 'sanflow' and category == 'bottle' and method == 'CFLOW-AD'")
+    assert data.difference.item() == pytest.approx(-0.01)
+    assert data.standing.item() == "first-hand"
+
+
+def test_an_average_stands_for_all_categories_only(results):
+    """SimpleNet printed no categories: of two of fifteen there is nothing to say."""
+    table = build_table("image_auroc", read_runs(results))
+    column = next(i for i, name in enumerate(table.sections[0].header) if name.startswith("SimpleNet"))
+    assert [row[column].text for row in table.sections[0].rows] == ["–", "–", "–"]
+
+
+def test_no_published_numbers_for_other_data_sets(tmp_path):
+    write_metrics(tmp_path, "photo_textures/brick/sanflow/seed0", OURS)
+    table = build_table("image_auroc", read_runs(tmp_path))
+    assert table.sections[0].header == ["Category", "SANFlow"]
+    assert not any("†" in note for note in table.notes)
+    assert build_table("published_image_auroc", read_runs(tmp_path)).sections == []
+
+
+def test_published_and_measured_cells_are_marked_in_every_format(results):
+    table = build_table("image_auroc", read_runs(results))
+    markdown, latex, page = to_markdown(table), to_latex(table), to_html(table)
+    assert "**99.00**" in markdown
+    assert "*100.00*" in markdown
+    assert "CFLOW-AD †1" in markdown
+    assert r"\textbf{99.00}" in latex
+    assert r"\textit{100.00}" in latex
+    assert r"\textdagger{}1" in latex
+    assert '<td class="best">99.00</td>' in page
+    assert '<td class="published">100.00</td>' in page
+    assert '<th class="published">CFLOW-AD †1</th>' in page
+    assert set(table.data.origin) == {"measured", "published"}
+    assert table.data.query("origin == 'published'").source.notna().all()
+
+
+def test_csv_has_full_precision_and_intervals(results):
+    write_tables(read_runs(results), results / "tables", ["image_auroc"])
+    data = pd.read_csv(results / "tables/image_auroc.csv")
+    ours = data[data.origin == "measured"].set_index(["method", "category"])
+    assert ours.loc[("sanflow", "mean"), "value"] == pytest.approx(0.955, abs=1e-15)
+    assert ours.loc[("sanflow", "cable"), "std"] == pytest.approx(np.std([0.9, 0.94], ddof=1))
+    assert ours.loc[("plain", "bottle"), ["low", "high"]].tolist() == [0.9, 1.0]
+    assert ours.loc[("sanflow", "bottle"), "seeds"] == 2
+
+
+def test_missing_and_undefined_cells(tmp_path):
+    write_metrics(tmp_path, "parts/a/one/seed0", aupro=0.5)
+    write_metrics(tmp_path, "parts/b/one/seed0", aupro=None)
+    write_metrics(tmp_path, "parts/a/two/seed0", aupro=0.7)
+    write_metrics(tmp_path, "parts/c/one/seed0", aupro=0.9)
+    table = build_table("aupro", read_runs(tmp_path))
+    assert texts(table) == [
+        ["a", "50.00", "70.00"],
+        ["b", "n/a", "–"],
+        ["c", "90.00", "–"],
+        ["mean of 2", "70.00", "70.00 [1]"],
+    ]
+    assert not any(cell.best for cell in table.sections[0].rows[-1])
+    assert any("in brackets" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mark", "word"),
+    [
+        ({**OURS, "weights": "random"}, "‡", "random, untrained"),
+        ({**OURS, "encoder": "sanflow/compact"}, "§", "bundled with sanflow"),
+    ],
+)
+def test_weak_encoders_are_marked_in_every_table(tmp_path, settings, mark, word):
+    write_metrics(tmp_path, "mvtec_ad/bottle/sanflow/seed0", settings, cost={"training_seconds": 60})
+    write_metrics(tmp_path, "mvtec_ad/bottle/plain/seed0", PLAIN)
+    runs = read_runs(tmp_path)
+    for name in NAMES:
+        table = build_table(name, runs)
+        if not table.sections:
+            continue
+        assert f"SANFlow{mark}" in to_markdown(table), name
+        assert f"plain{mark}" not in to_markdown(table), name
+        assert any(note.startswith(mark) and word in note for note in table.notes), name
+
+
+def test_external_maps_have_no_mark_of_weights(tmp_path):
+    write_metrics(tmp_path, "d/a/e/seed0", {"method": "external", "weights": "random"})
+    assert labels_of(read_runs(tmp_path)) == {"e": "e"}
+
+
+def test_two_experiments_of_one_label_are_told_apart(tmp_path):
+    for name in ("one", "two"):
+        write_metrics(tmp_path, f"d/a/{name}/seed0", {**OURS})
+    assert labels_of(read_runs(tmp_path)) == {"one": "SANFlow (one)", "two": "SANFlow (two)"}
+
+
+def test_oracle_epoch(tmp_path):
+    write_metrics(tmp_path, "d/a/sanflow/seed0", OURS, aupro=0.8)
+    write_metrics(tmp_path, "d/a/sanflow/seed0/epoch02", OURS, aupro=0.9)
+    write_metrics(tmp_path, "d/a/sanflow/seed0/epoch04", OURS, aupro=0.7)
+    write_metrics(tmp_path, "d/a/plain/seed0", PLAIN, aupro=0.95)
+    runs = read_runs(tmp_path)
+    table = build_table("aupro", runs)
+    assert table.sections[0].header == ["Category", "plain", "SANFlow", "SANFlow, oracle ◊"]
+    assert texts(table)[0] == ["a", "95.00", "80.00", "90.00"]
+    assert not table.sections[0].rows[0][3].best
+    assert any(note.startswith("◊") for note in table.notes)
+    oracle = build_table("oracle_epoch", runs)
+    assert texts(oracle) == [["d", "SANFlow", *["50.00", "50.00", "0.00"] * 2, "80.00", "90.00", "+10.00", "1"]]
+    assert {run.epoch for run in runs if run.experiment == "sanflow"} == {None, 2, 4}
+
+
+def test_no_oracle_without_kept_epochs(results):
+    assert "keep_every" in build_table("oracle_epoch", read_runs(results)).notes[0]
+
+
+def test_paired_comparison_prints_n(results):
+    table = build_table("paired", read_runs(results))
+    row = texts(table)[0]
+    assert row[:3] == ["plain − SANFlow", "Image AUROC", "−6.00"]  # (0 - 12) / 2
+    assert (table.sections[0].header[-1], row[-1]) == ("n", "2")
+    assert row[-3:-1] == ["0 / 1 / 1", "categories"]
+    assert table.data.n.tolist() == [2, 2, 2]
+
+
+def test_one_category_is_paired_by_seed(tmp_path):
+    for seed, (ours, plain) in enumerate([(0.80, 0.78), (0.84, 0.80), (0.79, 0.73)]):
+        write_metrics(tmp_path, f"d/a/sanflow/seed{seed}", OURS, aupro=ours)
+        write_metrics(tmp_path, f"d/a/plain/seed{seed}", PLAIN, aupro=plain)
+    write_metrics(tmp_path, "d/a/plain/seed3", PLAIN, aupro=0.1)  # no partner
+    table = build_table("paired", read_runs(tmp_path))
+    row = next(row for row in texts(table) if row[1] == "AUPRO")
+    # Differences -2, -4, -6: mean -4, standard error 2 / sqrt(3), t(0.975; 2) = 4.303
+    assert row[2:4] == ["−4.00", "−8.97 … +0.97"]
+    assert row[-3:] == ["0 / 0 / 3", "seeds", "3"]
+    assert table.data.left_out.tolist()[-1] == "seed3"
+    # Another category of one of them is named, not dropped for the sake of an interval.
+    write_metrics(tmp_path, "d/b/plain/seed0", PLAIN, aupro=0.5)
+    table = build_table("paired", read_runs(tmp_path))
+    row = next(row for row in texts(table) if row[1] == "AUPRO")
+    assert row[-2:] == ["categories", "1"]
+    assert table.data.left_out.tolist()[-1] == "b"
+
+
+def test_ablation_shows_what_differs(results):
+    table = build_table("ablation", read_runs(results))
+    assert table.sections[0].header[1:4] == ["base", "synthetic anomalies", "abnormal mean"]
+    assert texts(table)[0][:4] == ["plain", "fixed", "no", "1.0"]
+    assert texts(table)[1][:4] == ["SANFlow", "predicted", "yes", "1.0"]
+    assert len(table.sections[0].header) == 7
+
+
+def test_encoders_of_all_categories(tmp_path):
+    for category, size in (("a", [256, 256]), ("b", [128, 64])):
+        provenance = {"encoder": {"padding": "reflect"}}
+        write_metrics(
+            tmp_path, f"d/{category}/e/seed0", OURS, input_size=size, provenance=provenance | {"experiment": OURS}
+        )
+    row = texts(build_table("encoders", read_runs(tmp_path)))[0]
+    assert row[:5] == ["SANFlow", "timm/wide_resnet50_2.tv_in1k", "pretrained", "reflect", "256, 128 × 64"]
+
+
+def test_costs_in_their_units(tmp_path):
+    cost = {"training_seconds": 90, "scoring_images_per_second": 7.26, "peak_memory_bytes": 2.5e9}
+    cost |= {"parameters": 137.5e6, "checkpoint_bytes": 550e6, "device": "cuda"}
+    write_metrics(tmp_path, "d/a/e/seed0", OURS, cost=cost)
+    write_metrics(tmp_path, "d/b/e/seed0", OURS, cost=cost | {"training_seconds": 150})
+    (row,) = texts(build_table("cost", read_runs(tmp_path)))
+    assert row == ["SANFlow", "cuda", "2.0", "–", "7.3", "2.50", "137.50", "550.0", "2"]
+
+
+def test_a_run_without_costs_has_dashes(tmp_path):
+    write_metrics(tmp_path, "d/a/e/seed0", {"method": "external"})
+    assert texts(build_table("cost", read_runs(tmp_path))) == [["e", *["–"] * 7, "1"]]
+
+
+def test_protocols_shows_what_was_evaluated(tmp_path):
+    write_metrics(tmp_path, "d/a/e/seed0", OURS, testset_aupro=0.25, testset_image_auroc=0.5, testset_pixel_auroc=0.5)
+    rows = texts(build_table("protocols", read_runs(tmp_path)))
+    assert [row[1] for row in rows] == ["calibrated, input resolution", "test-set, input resolution"]
+    assert rows[1][-1] == "25.00"
+
+
+def test_several_data_sets_have_a_section_each(tmp_path):
+    write_metrics(tmp_path, "btad/01/e/seed0", OURS)
+    write_metrics(tmp_path, "mvtec_ad/bottle/e/seed0", OURS)
+    table = build_table("pixel_auroc", read_runs(tmp_path))
+    assert [section.heading for section in table.sections] == ["btad", "mvtec_ad"]
+    assert any(name.startswith("U-Flow †") for name in table.sections[0].header)
+    marks = [name.split("†")[1] for section in table.sections for name in section.header if "†" in name]
+    assert len(set(marks)) == len(marks)  # a source of its own for each column
+
+
+def test_the_order_of_files_is_the_order_of_rows_and_columns(results):
+    files = [
+        results / f"mvtec_ad/{category}/{name}/seed0/metrics.json"
+        for category in ("cable", "bottle")
+        for name in ("sanflow", "plain")
+    ]
+    table = build_table("image_auroc", read_runs(results, files))
+    assert table.sections[0].header[1:3] == ["SANFlow", "plain"]
+    assert [row[0] for row in texts(table)] == ["cable", "bottle", "mean of 2"]
+
+
+def test_every_table_in_every_format(results):
+    files = write_tables(read_runs(results), results / "tables")
+    assert sorted(file.name for file in files) == sorted(f"{name}.{ending}" for name in NAMES for ending in FORMATS)
+    for file in files:
+        assert file.read_text("utf-8").strip(), file
+    assert set(METRIC_TITLES) <= set(NAMES)
+
+
+def test_latex_is_escaped_and_has_booktabs_rules(tmp_path):
+    write_metrics(tmp_path, "my_parts/metal_nut/a_b/seed0")
+    latex = to_latex(build_table("aupro", read_runs(tmp_path)))
+    assert r"metal\_nut & 50.00 \\" in latex
+    assert r"a\_b" in latex
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert rule in latex
+    assert not re.search(r"(?<!\\)_", latex.split(r"\begin{table*}")[1])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(results, tmp_path):
+    body = "".join(to_latex(build_table(name, read_runs(results))) for name in NAMES)
+    page = (
+        "\\documentclass{article}\\usepackage{booktabs,graphicx,textcomp}\\begin{document}" + body + "\\end{document}"
+    )
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_pages_are_escaped_and_self_contained(tmp_path):
+    write_metrics(tmp_path, "d/a/e/seed0", {"label": "<b>&"})
+    page = to_html(build_table("aupro", read_runs(tmp_path)))
+    assert "&lt;b&gt;&amp;" in page
+    assert "<b>" not in page
+    assert not re.search(r"https?://|<script|<link", page)
+
+
+def test_a_bar_in_a_name_does_not_break_markdown(tmp_path):
+    write_metrics(tmp_path, "d/a|b/e/seed0", {"label": "x|y"})
+    lines = [
+        line for line in to_markdown(build_table("aupro", read_runs(tmp_path))).splitlines() if line.startswith("|")
+    ]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"), [(0.01234, "+1.23"), (-0.5, "−50.00"), (1e-6, "0.00"), (math.nan, "–")]
+)
+def test_points(difference, text):
+    assert points(difference) == text
+
+
+def test_percent():
+    assert [percent(value).text for value in (0.5, None, math.nan)] == ["50.00", "–", "n/a"]
+
+
+def test_a_lone_value_is_not_best():
+    assert with_best([Cell("1"), Cell("–")], [1.0, None]) == [Cell("1"), Cell("–")]
+
+
+def test_a_seed_that_lacks_a_category_does_not_move_the_spread(tmp_path):
+    for seed, values in enumerate([(0.8, 0.6), (0.9, 0.7), (0.5,)]):
+        for category, value in zip("ab", values, strict=False):
+            write_metrics(tmp_path, f"d/{category}/e/seed{seed}", aupro=value)
+    mean = Summary(read_runs(tmp_path)).mean("d", "e", "aupro")
+    assert mean.value == pytest.approx(((0.8 + 0.9 + 0.5) / 3 + 0.65) / 2)
+    assert mean.std == pytest.approx(np.std([0.7, 0.8], ddof=1))
+    assert (mean.categories, mean.seeds) == (2, 3)
+
+
+def test_errors_name_what_is_wrong(tmp_path, results):
+    with pytest.raises(DataError, match=r"metrics\.json files below .*empty, but there is none\. Run the benchmark"):
+        read_runs(tmp_path / "empty")
+    with pytest.raises(ConfigError, match=r"name of a table, one of overview, .* but got 'speed'"):
+        build_table("speed", read_runs(results))
+    misplaced = results / "metrics.json"
+    misplaced.write_text("{}")
+    with pytest.raises(DataError, match=r"<data set>/<category>/<experiment>/seed<k>"):
+        read_runs(results)
+    misplaced.unlink()
+    broken = results / "mvtec_ad/bottle/plain/seed0/metrics.json"
+    broken.write_text('{"aupro": 1}')
+    with pytest.raises(DataError, match="hold image_auroc, pixel_auroc, aupro, but it does not"):
+        read_runs(results)
+    broken.write_text("{")
+    with pytest.raises(IntegrityError, match="damaged"):
+        read_runs(results)
+
+
+def test_show_prints_the_headline_and_the_places(results):
+    (results / "tables").mkdir()
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_overview(read_runs(results), results, console)
+    printed = console.export_text()
+    assert "95.50 ± 2.12" in printed
+    assert "Image AUROC" in printed
+    assert f"tables: {results / 'tables'}" in printed
+    assert "report:" not in printed  # there is none yet
+
+
+@pytest.fixture
+def command():
+    app = typer.Typer()
+    results_commands.register(app)
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_commands(command, results):
+    answer = command("tables", results, "--only", "overview", "--only", "cost")
+    assert answer.exit_code == 0, answer.output
+    assert sorted(file.name for file in (results / "tables").iterdir()) == sorted(
+        f"{name}.{ending}" for name in ("overview", "cost") for ending in FORMATS
+    )
+    assert "SANFlow" in command("show", results).output
+
+
+@pytest.fixture(scope="module")
+def listed(root):
+    """Packages of envs/report.yaml."""
+    content = yaml.safe_load((root / "envs/report.yaml").read_text())
+    (pip,) = [entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict)]
+    return pip
+
+
+def test_the_list_is_part_of_the_package_and_torch_free(listed, root):
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert set(listed) <= set(project["dependencies"])
+    names = {Requirement(line).name for line in listed}
+    assert not names & {"torch", "torchvision", "timm", "FrEIA", "mlflow", "snakemake"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_tables_are_made_anew_without_torch(listed, root, results, tmp_path):
+    """A new environment from the list of envs/report.yaml makes the same tables, byte for byte."""
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*install, *listed], check=True, timeout=1200)
+    subprocess.run([*install, "--no-deps", root], check=True, timeout=600)
+    answer = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
+    assert b"No module named 'torch'" in answer.stderr
+    subprocess.run([tmp_path / "venv/bin/sanflow", "tables", results], check=True, cwd=tmp_path, timeout=300)
+    here = tmp_path / "here"
+    write_tables(read_runs(results), here)
+    for file in sorted(here.iterdir()):
+        assert (results / "tables" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_page_about_outputs_names_every_table_and_column(root, results):
+    page = (root / "docs/outputs.md").read_text("utf-8")
+    for name in NAMES:
+        assert f"`{name}`" in page, name
+    for name in ("aupro", "published_image_auroc"):
+        for column in build_table(name, read_runs(results)).data.columns:
+            assert f"`{column}`" in page, column

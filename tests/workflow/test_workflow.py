@@ -1,0 +1,429 @@
+"""The workflow: what it plans, that it runs whole, and what an edit makes it run again."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.helpers.workflow import (
+    EXPERIMENTS,
+    ODD,
+    copy_project,
+    draw_category,
+    environment,
+    planned,
+    snakemake,
+    write_benchmark,
+)
+
+# The module's first run takes a minute on two free cores, and several where others work too.
+pytestmark = pytest.mark.timeout(1200)
+BIN = Path(sys.executable).parent
+PICTURES = {"tables", "figures", "bars"}
+RULE_FILES = ("common", "data", "model", "evaluate", "report")
+
+
+# What is written down --------------------------------------------------------------------------------------------
+
+
+def test_lint_finds_nothing(root):
+    answer = subprocess.run(
+        [BIN / "snakemake", "--snakefile", root / "Snakefile", "--lint"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_files_are_formatted(root):
+    subprocess.run([BIN / "snakefmt", "--check", "Snakefile", "workflow"], cwd=root, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", RULE_FILES)
+def test_rule_files_stay_readable(root, name):
+    text = (root / f"workflow/rules/{name}.smk").read_text()
+    rules = re.findall(r"^(?:use )?rule ", text, re.MULTILINE)
+    assert text.startswith("# ")
+    if name == "common":
+        assert not rules
+        assert text.count("\n") < 100
+    else:
+        assert "REQUIRED INPUTS" in text
+        assert "OUTPUTS" in text
+        assert not re.search(r"^\s*def ", text, re.MULTILINE)
+
+
+def test_every_rule_says_what_it_does_logs_and_measures_itself(root):
+    text = "".join((root / f"workflow/rules/{name}.smk").read_text() for name in RULE_FILES)
+    for rule in re.split(r"^(?=rule )", text, flags=re.MULTILINE)[1:]:
+        name = rule.split(":")[0]
+        for part in ('"""', "\n    log:", "\n    benchmark:", "\n    resources:", "mem_mb=", "runtime=", "attempt"):
+            assert part in rule, f"{name} has no {part.strip()}"
+
+
+def test_everything_a_shell_sees_of_a_name_is_quoted(root):
+    """A category may hold any character but / \\ { }: each placeholder of a path or a name ends with :q."""
+    text = "".join((root / f"workflow/rules/{name}.smk").read_text() for name in RULE_FILES)
+    for block in re.findall(r"^    shell:\n((?:        .*\n)+)", text, re.MULTILINE):
+        placeholders = set(re.findall(r"(?<!\{)\{((?:input|output|params|log|wildcards)[^}]*)\}", block))
+        assert {name for name in placeholders if not name.endswith(":q")} <= {"wildcards.seed"}, block
+
+
+@pytest.mark.parametrize("name", ["default", "slurm", "kubernetes"])
+def test_profiles_agree_on_what_reruns_a_job(root, name):
+    profile = yaml.safe_load((root / f"profiles/{name}/config.yaml").read_text())
+    assert profile["rerun-triggers"] == ["code", "input", "mtime", "params"]
+    assert profile["rerun-incomplete"] is True
+    assert profile["keep-going"] is True
+    assert ("cores" in profile) == (name == "default"), "only the default profile may speak of this machine"
+
+
+def test_the_names_in_the_report_rules_are_those_of_the_package(root):
+    from sanflow.report.figures import PER_CATEGORY
+    from sanflow.report.runs import HEADLINE
+    from sanflow.report.tables import FORMATS, NAMES
+
+    text = (root / "workflow/rules/report.smk").read_text()
+    names = {}
+    exec(re.search(r"^METRICS = .*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)[0], names)
+    assert tuple(names["METRICS"]) == HEADLINE
+    assert tuple(names["TABLES"]) == NAMES
+    assert tuple(names["FIGURES"]) == tuple(PER_CATEGORY)
+    assert set(FORMATS) == {"csv", "md", "tex", "html"}
+
+
+# What it plans ---------------------------------------------------------------------------------------------------
+
+PLANS = {
+    "demo": {"download": 1, "index": 3, "train": 6, "score": 6, "evaluate": 6},
+    "paper": {"download": 1, "index": 15, "train": 60, "score": 60, "evaluate": 60},
+    "official": {"download": 1, "index": 15, "import_official": 30, "score": 30, "evaluate": 30},
+    "tiles": {"download": 1, "index": 1, "train": 15, "score": 15, "evaluate": 15},
+    "ablation": {"download": 1, "index": 15, "train": 105, "score": 105, "evaluate": 105},
+}
+
+
+def test_every_shipped_benchmark_has_its_plan_tested(root):
+    assert {path.stem for path in (root / "config/benchmarks").glob("*.yaml")} == set(PLANS)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_benchmarks_are_planned_without_data(root, tmp_path, name):
+    plan = planned(root, tmp_path, benchmark=name)
+    assert plan == PLANS[name] | {"figures": PLANS[name]["index"], "bars": 1, "tables": 1}
+    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"benchmark": "dmeo"}, "Did you mean 'demo'?"),
+        ({"benchmrak": "demo"}, "unknown key 'benchmrak'"),
+        ({"benchmark": "missing.yaml"}, "Expected a benchmark file at missing.yaml"),
+        ({"benchmark": "wrong.yaml"}, "Did you mean 'epochs'?"),
+        ({"benchmark": "folder.yaml"}, "there is no such folder"),
+    ],
+)
+def test_a_wrong_configuration_stops_before_any_job(root, tmp_path, change, message):
+    experiment = {"method": "sanflow", "encoder": "sanflow/compact"}
+    for name, datasets, extra in [
+        ("wrong", {"photo_textures": {}}, {"epohcs": 3}),
+        ("folder", {"mine": {"kind": "folder", "root": "nowhere"}}, {}),
+    ]:
+        content = {"datasets": datasets, "experiments": {"a": experiment | extra}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    answer = snakemake(root, tmp_path, "--dry-run", check=False, **change)
+    assert answer.returncode == 1
+    assert message in answer.output
+    assert "Traceback" not in answer.output
+
+
+def test_what_a_job_would_stumble_over_stops_the_benchmark_before_its_first(root, tmp_path):
+    path = write_benchmark(tmp_path, experiments=("tiny", "maps"))
+    shutil.rmtree(tmp_path / "maps")
+    answer = snakemake(root, tmp_path, check=False)
+    assert answer.returncode == 1
+    assert "maps: `maps` points to nothing for nut (maps/parts/nut)" in answer.output
+    assert not list((tmp_path / "results").rglob("index.csv"))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiments": {"tiny": EXPERIMENTS["tiny"]}}))
+    # Nothing is left locked.
+    assert snakemake(root, tmp_path, "results/small/parts/nut/index.csv").returncode == 0
+
+
+# That it runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small benchmark, run whole; its folder has a space and letters that are not ASCII."""
+    folder = tmp_path_factory.mktemp("workflow") / "ein Ordner für alles"
+    project = copy_project(folder / "project")
+    work = folder / "work"
+    work.mkdir()
+    write_benchmark(work, odd=True)
+    started = time.monotonic()
+    answer = snakemake(project, work, "--notemp")
+    return project, work, time.monotonic() - started, answer.output
+
+
+def read(path):
+    return json.loads(Path(path).read_text("utf-8"))
+
+
+def test_a_perfect_tool_gets_perfect_numbers(finished):
+    _, work, _, _ = finished
+    for dataset, category in (("parts", "nut"), ("odd", ODD)):
+        metrics = read(work / "results/small" / dataset / category / "maps/seed0/metrics.json")
+        assert [metrics[name] for name in ("image_auroc", "pixel_auroc", "aupro")] == pytest.approx([1, 1, 1])
+
+
+def test_every_job_leaves_what_the_contract_promises(finished):
+    _, work, _, _ = finished
+    run = work / "results/small/parts/nut"
+    images = pd.read_csv(run / "tiny/seed0/images.csv")
+    assert len(images) == 6
+    for experiment in ("tiny", "kept", "kept/seed0/epoch02"):
+        folder = run / experiment if "epoch" in experiment else run / experiment / "seed0"
+        assert {"scores.npz", "extras.npz", "metrics.json", "images.csv", "curves.npz"} <= set(os.listdir(folder))
+        metrics = read(folder / "metrics.json")
+        for name in ("image_auroc", "pixel_auroc", "aupro"):
+            assert 0 <= metrics[name] <= 1
+    assert {"checkpoint.pt", "train.json"} <= set(os.listdir(run / "tiny/seed0"))
+    assert [path.name for path in (run / "kept/seed0/kept").glob("*.pt")] == ["epoch02.pt"]
+    assert [epoch["epoch"] for epoch in read(run / "tiny/seed0/train.json")["history"]] == [1, 2]
+
+
+def test_the_last_kept_epoch_is_the_reported_one(finished):
+    _, work, _, _ = finished
+    run = work / "results/small/parts/nut/kept/seed0"
+    last, kept = (np.load(folder / "scores.npz", allow_pickle=False) for folder in (run, run / "epoch02"))
+    grids = [name for name in last.files if last[name].dtype == np.float32 and last[name].ndim == 3]
+    assert grids
+    for name in grids:
+        np.testing.assert_array_equal(last[name], kept[name])
+
+
+def test_tables_show_every_experiment_and_category(finished):
+    _, work, _, _ = finished
+    tables = work / "results/small/tables"
+    text = (tables / "image_auroc.md").read_text("utf-8")
+    for word in ("tiny", "kept", "maps", "nut", "100.0"):
+        assert word in text
+    assert all(file.stat().st_size for file in tables.iterdir())
+    assert list((work / "results/small/figures").rglob("*.png"))
+
+
+def test_no_name_is_run_as_a_command(finished):
+    project, work, _, _ = finished
+    assert not list(work.rglob("pwned"))
+    assert not list(project.rglob("pwned"))
+
+
+def test_training_state_is_removed_once_the_checkpoint_was_used(finished):
+    _, work, _, _ = finished
+    assert [path for path in (work / "results/small/state").rglob("*") if path.is_file()] == []
+
+
+def test_every_job_left_a_log_and_a_measurement(finished):
+    _, work, _, _ = finished
+    for kind, ending in (("logs", "log"), ("benchmarks", "jsonl")):
+        files = {
+            file.relative_to(work / "results/small" / kind).parts[0]
+            for file in (work / "results/small" / kind).rglob(f"*.{ending}")
+        }
+        assert {"index", "train", "score", "score_external", "evaluate"} <= files
+
+
+# What runs again -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(finished):
+    """The copied project, restored after the test."""
+    project, work, _, _ = finished
+    originals = {}
+
+    def edit(name, old="", new="", append=""):
+        path = project / name
+        originals[path] = path.read_bytes()
+        text = path.read_text("utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1) + append, "utf-8")
+
+    yield project, work, edit
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+def test_a_second_call_has_nothing_to_do(finished):
+    project, work, _, _ = finished
+    assert "Nothing to be done" in snakemake(project, work).output
+
+
+def test_touching_package_scripts_and_images_reruns_no_training(finished):
+    project, work, _, _ = finished
+    touched = [*project.rglob("*.py"), *project.rglob("*.smk"), *(work / "parts").rglob("*.png")]
+    times = {path: path.stat().st_mtime for path in touched}
+    try:
+        for path in touched:
+            os.utime(path, (time.time() + 5,) * 2)
+        # A touched script runs again (Snakemake compares the times of scripts), and nothing depends on these three.
+        assert set(planned(project, work)) <= PICTURES
+    finally:
+        for path, before in times.items():
+            os.utime(path, (before, before))
+
+
+def test_an_edited_figure_redraws_figures_alone(edited):
+    project, work, edit = edited
+    edit("sanflow/report/figures/style.py", append="\nANOTHER = 1\n")
+    assert set(planned(project, work)) == {"figures", "bars"}
+
+
+def test_an_edited_metric_evaluates_again_and_trains_nothing(edited):
+    project, work, edit = edited
+    edit("sanflow/evaluation/evaluate.py", append="\nANOTHER = 1\n")
+    assert set(planned(project, work)) == {"evaluate", "evaluate_epoch"} | PICTURES
+
+
+def test_edited_training_code_trains_again(edited):
+    project, work, edit = edited
+    edit("sanflow/methods/flow/losses.py", append="\nANOTHER = 1\n")
+    plan = planned(project, work)
+    assert (plan["train"], plan["train_keeping"]) == (1, 1)
+    assert "index" not in plan
+    assert "score_external" not in plan
+
+
+def test_a_comment_reruns_nothing(edited):
+    project, work, edit = edited
+    edit("sanflow/methods/flow/losses.py", append="\n# A comment more.\n")
+    assert not set(planned(project, work)) - PICTURES
+
+
+def test_a_changed_setting_reruns_exactly_its_experiment(finished):
+    project, work, _, _ = finished
+    original = (work / "small.yaml").read_text("utf-8")
+    content = yaml.safe_load(original)
+    content["experiments"]["tiny"]["learning_rate"] = 1e-3
+    content["seeds"] = [0]
+    try:
+        (work / "small.yaml").write_text(yaml.safe_dump(content), "utf-8")
+        plan = planned(project, work)
+        assert {rule: plan[rule] for rule in plan if rule not in PICTURES} == {
+            "train": 1,
+            "score": 1,
+            "evaluate": 1,
+        }
+    finally:
+        (work / "small.yaml").write_text(original, "utf-8")
+
+
+def test_where_it_runs_reruns_nothing(finished):
+    """Another device, cache folder or tracking server changes no result."""
+    project, work, _, _ = finished
+    plan = planned(
+        project, work, device="auto", cache={"folder": "elsewhere"}, tracking={"uri": "http://h:1"}, slots_per_gpu=2
+    )
+    assert plan == {}
+
+
+def test_another_image_in_the_owners_folder_is_noticed(finished):
+    project, work, _, _ = finished
+    new = work / "parts/nut/train/good/100.png"
+    shutil.copy(work / "parts/nut/train/good/000.png", new)
+    try:
+        assert planned(project, work)["index"] == 1
+    finally:
+        new.unlink()
+
+
+@pytest.mark.slow
+def test_a_bad_image_fails_its_own_category_alone(root, tmp_path):
+    write_benchmark(tmp_path, experiments=("maps",), categories=("good one", "bad one"))
+    (tmp_path / "parts/bad one/test/good/001.png").write_bytes(b"not an image")
+    answer = snakemake(root, tmp_path, check=False)
+    assert answer.returncode == 1
+    assert "bad one/test/good/001.png" in answer.output
+    assert (tmp_path / "results/small/parts/good one/maps/seed0/metrics.json").exists()
+    shutil.rmtree(tmp_path / "parts/bad one")
+    draw_category(tmp_path / "parts/bad one", None)
+    snakemake(root, tmp_path)
+    assert len(list(tmp_path.glob("results/small/parts/*/maps/seed0/metrics.json"))) == 2
+
+
+@pytest.mark.slow
+def test_the_report_is_one_file_with_tables_and_figures(finished):
+    project, work, _, _ = finished
+    report = work / "results/small/report.html"
+    snakemake(project, work, "--report", report)
+    text = report.read_text("utf-8")
+    assert "image_auroc" in text
+    assert not re.search(r"<(?:script|link)[^>]+(?:src|href)=[\"']https?://", text)
+
+
+def test_the_commands_are_found_beside_snakemake_without_an_activated_environment(root, tmp_path):
+    clean = environment(root) | {"PATH": "/usr/bin:/bin"}
+    code = "import os; print(os.environ['PATH'])"
+    snakefile = tmp_path / "Snakefile"
+    snakefile.write_text(
+        f'configfile: "{root}/config/config.yaml"\nrule all:\n    output: "found"\n    shell: "which sanflow > found"\n'
+        f'include: "{root}/workflow/rules/common.smk"\n'
+    )
+    (tmp_path / "config").symlink_to(root / "config")
+    assert subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    subprocess.run([BIN / "snakemake", "--cores", "1", "--quiet"], cwd=tmp_path, env=clean, check=True)
+    assert (tmp_path / "found").read_text().strip() == str(BIN / "sanflow")
+
+
+def test_the_slurm_profile_replaces_the_default_one(root, tmp_path):
+    plan = planned(root, tmp_path, "--workflow-profile", root / "profiles/slurm", benchmark="demo")
+    assert plan == PLANS["demo"] | {"figures": 3, "bars": 1, "tables": 1}
+
+
+@pytest.mark.slow
+def test_a_run_is_served_as_an_mlflow_model_with_its_signature(root, finished, tmp_path, monkeypatch):
+    from PIL import Image
+
+    project, work, _, _ = finished
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    clean = environment(project) | {"SANFLOW_TRACKING_URI": uri}
+    line = [BIN / "sanflow", "track", "publish", "small.yaml", "--models"]
+    for _ in range(2):
+        subprocess.run(line, cwd=work, env=clean, check=True)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("sanflow/small").experiment_id
+    models = {
+        client.get_run(model.source_run_id).info.run_name: model for model in client.search_logged_models([experiment])
+    }
+    assert sorted(models) == ["parts/nut/kept/seed0", "parts/nut/tiny/seed0"], "one model a run, though sent twice"
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"models:/{models['parts/nut/tiny/seed0'].model_id}")
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 64, 64, 3)
+    images = pd.read_csv(work / "results/small/parts/nut/tiny/seed0/images.csv")
+    pixels = np.stack([np.asarray(Image.open(work / "parts" / path).convert("RGB")) for path in images.image])
+    answer = model.predict(pixels)
+    assert answer["map"].shape == (len(images), 64, 64)
+    np.testing.assert_allclose(answer["score"], images.score, rtol=1e-4, atol=1e-5)
+    with pytest.raises(Exception, match="32"):
+        model.predict(pixels[:, :32])
+    # As docs/tracking.md says it.
+    snippet = re.search(r"```python\n(.*?)```", (root / "docs/tracking.md").read_text("utf-8"), re.DOTALL)[1]
+    snippet = snippet.replace("<id of the logged model>", models["parts/nut/tiny/seed0"].model_id)
+    names = {}
+    exec(snippet.replace("part.png", str(work / "parts" / images.image[0])), names)
+    assert float(names["answer"]["score"][0]) == pytest.approx(images.score[0], rel=1e-4)
