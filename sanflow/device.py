@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sanflow.errors import ConfigError, DeviceError
 
@@ -55,6 +55,12 @@ def placed(network: Network, device: torch.device) -> Network:
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=MEMORY_FORMAT)
     return network
+
+
+def unit_images(images_BHW3: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Move bytes to the device as (B, 3, H, W) in [0, 1]; nothing waits where the memory is page-locked."""
+    moved_B3HW = images_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return moved_B3HW.to(dtype).div_(255)
 
 
 def device_name(device: torch.device) -> str:

@@ -5,9 +5,11 @@ of the flow that of `train` and all that follows. Comments, docstrings and forma
 """
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -16,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sanflow.files import resource, sha256_of_file
+from sanflow.config.experiment import Experiment
+from sanflow.files import sha256_of_file
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -24,8 +27,6 @@ PACKAGE = Path(__file__).resolve().parent
 STAGES: dict[str, tuple[str, ...]] = {
     "download": ("sanflow.data.photo_textures",),
     "index": ("sanflow.data.index",),
-    "train": ("sanflow.methods.flow.training.loop",),
-    "import_official": ("sanflow.methods.flow.authors_weights",),
     "score": ("sanflow.scoring",),
     "score_external": ("sanflow.anomaly_maps.from_other_tools",),
     "evaluate": ("sanflow.evaluation.evaluate",),
@@ -43,8 +44,12 @@ NEUTRAL = (
     "sanflow.files",
     "sanflow.methods.checkpoints",
     "sanflow.methods.cost",
+    "sanflow.methods.fit",
+    "sanflow.methods.flow.settings",
     "sanflow.methods.flow.training.progress",
     "sanflow.methods.flow.training.state",
+    "sanflow.methods.method",
+    "sanflow.methods.registry",
     "sanflow.methods.signals",
     "sanflow.provenance",
     "sanflow.tracking",
@@ -76,22 +81,15 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def training_digest(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of what decides trained weights beside data, seed and code.
+def fit_digest(experiment: Experiment, dataset: str, category: str) -> str:
+    """Compute the SHA-256 of what decides the result of a fit beside data, seed and code.
 
-    That is the settings, and the content of the files that weights are read from: another file under the same name
-    trains again. Weights named by a tag or drawn from a seed are settled by the settings.
-
-    Arguments:
-        settings: An experiment's `training_settings` for a category.
+    That is the settings, and the content of the files that the experiment names: another file under the same name fits
+    again. Weights named by a tag or drawn from a seed are settled by the settings.
     """
-    shipped = settings["encoder"] == "sanflow/compact" and settings["weights"] == "pretrained"
-    files = [
-        resource("encoders/compact.safetensors") if shipped else Path(str(settings["weights"])),
-        Path(str(settings.get("official_weights"))),
-    ]
+    files = [Path(file) for file in experiment.content_files(dataset, category)]
     contents = [_digest_as_of(file, file.stat().st_mtime_ns) if file.is_file() else None for file in files]
-    return digest_of([dict(settings), contents])
+    return digest_of([experiment.fit_settings(dataset, category), contents])
 
 
 def listing_digest(folder: str | Path, *, times: bool = False) -> str:
@@ -113,15 +111,16 @@ def _digest_as_of(file: Path, changed: int) -> str:
 
 
 @functools.cache
-def code_digest(stage: str, package: Path = PACKAGE) -> str:
+def code_digest(stage: str | None, more: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
     """Compute the SHA-256 over what the Python code of a stage does.
 
     Arguments:
-        stage: A key of `STAGES`.
+        stage: A key of `STAGES`; None where `more` is all there is.
+        more: Further modules at which the stage begins, such as a method's; also of other packages.
         package: The folder of the package.
     """
     digest = hashlib.sha256()
-    for module in sorted(modules_of(STAGES[stage], package)):
+    for module in sorted(modules_of((*(STAGES[stage] if stage else ()), *more), package)):
         digest.update(module.encode() + b"\0" + _meaning(_file_of(module, package)).encode() + b"\0")
     return digest.hexdigest()
 
@@ -150,8 +149,13 @@ def modules_of(entries: Iterable[str], package: Path = PACKAGE) -> set[str]:
 
 
 def _file_of(module: str, package: Path) -> Path:
+    if module.split(".", maxsplit=1)[0] != "sanflow":
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        return Path(spec.origin)
     path = package.joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path / "__init__.py" if path.is_dir() else path.with_name(path.name + ".py")
 
 
 @functools.cache
@@ -240,3 +244,65 @@ def _processor() -> str:
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
         platform.processor(),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """How one step of a run was computed.
+
+    Arguments:
+        code_digest: Of the code of the step.
+        device: Name of the device.
+        precision: Of matrix products and convolutions; None where there are none.
+        versions: Of packages, Python and sanflow's own commit, see `environment`.
+        details: What else belongs to the step, JSON values.
+    """
+
+    code_digest: str
+    device: str | None = None
+    precision: str | None = None
+    versions: dict[str, Any] = dataclasses.field(default_factory=environment)
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What a run is and how each of its steps was computed; kept in checkpoint, scores and metrics.
+
+    Arguments:
+        dataset: Name of the data set.
+        category: Name of the category.
+        experiment_name: Key of the experiment in the benchmark.
+        experiment: All its keys, as plain values.
+        index_digest: Digest of the index: which images and masks.
+        config_digest: Digest of what decides the fit, see `fit_digest`.
+        seed: Seed of the run; None where nothing was drawn.
+        epoch: The epoch of the model; None if it has none.
+        encoder: Identity of the encoder; None if there is none.
+        steps: Name of a step (`fit`, `score`, `evaluate`) -> how it was computed.
+    """
+
+    dataset: str
+    category: str
+    experiment_name: str
+    experiment: dict[str, Any]
+    index_digest: str
+    config_digest: str
+    seed: int | None = None
+    epoch: int | None = None
+    encoder: dict[str, Any] | None = None
+    steps: dict[str, Step] = dataclasses.field(default_factory=dict)
+
+    def with_step(self, name: str, step: Step, **changes: Any) -> "Provenance":
+        """Return a copy with one more step, and other fields changed."""
+        return dataclasses.replace(self, steps={**self.steps, name: step}, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for a file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
+        """Read it from the plain values of a file."""
+        steps = {name: Step(**step) for name, step in values.get("steps", {}).items()}
+        return cls(**{**values, "steps": steps})

@@ -17,8 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from sanflow.anomaly_maps.maps import resized
 from sanflow.anomaly_maps.scores_file import Scores
+from sanflow.config.experiment import Experiment
 from sanflow.data.index import Index
 from sanflow.errors import DataError
+from sanflow.provenance import Provenance, Step, code_digest, fit_digest
 
 ENDINGS = (".npy", ".tif", ".tiff", ".png")
 SHOWN = 40  # problems that one message names
@@ -27,8 +29,10 @@ SHOWN = 40  # problems that one message names
 def score_external(
     index: Index,
     folder: str | os.PathLike[str],
-    input_size: tuple[int, int],
-    provenance: Mapping[str, Any] | None = None,
+    experiment: Experiment,
+    *,
+    name: str,
+    seed: int | None = None,
 ) -> Scores:
     """Read the maps of all test images of a category.
 
@@ -38,8 +42,9 @@ def score_external(
     Arguments:
         index: The category.
         folder: Where the maps lie, in any depth of folders.
-        input_size: (height, width) at which the headline metrics are measured.
-        provenance: What the scores file shall say of its origin.
+        experiment: Its input size is that at which the headline metrics are measured.
+        name: Key of the experiment in the benchmark.
+        seed: Seed of the run.
 
     Returns:
         Scores of kind `anomaly_map`; the maps at their own size if they all have one, else at the input size.
@@ -47,7 +52,7 @@ def score_external(
     Raises:
         DataError: Naming together all maps that are missing, extra, double, unreadable, of a wrong size or not finite.
     """
-    root = Path(folder)
+    root, input_size = Path(folder), experiment.input_size_for(index.dataset, index.category)
     if not root.is_dir():
         raise DataError(
             f"Expected a folder of anomaly maps at {root}, but there is none. Set `maps` to where they lie."
@@ -74,6 +79,16 @@ def score_external(
         )
     if len({map_HW.shape for map_HW in maps}) > 1:
         maps = [resized(map_HW, input_size) for map_HW in maps]
+    provenance = Provenance(
+        dataset=index.dataset,
+        category=index.category,
+        experiment_name=name,
+        experiment=experiment.model_dump(mode="json"),
+        index_digest=index.digest,
+        config_digest=fit_digest(experiment, index.dataset, index.category),
+        seed=seed,
+        steps={"score": Step(code_digest("score_external"), details={"maps": str(folder)})},
+    )
     return Scores(
         kind="anomaly_map",
         grids={"map": np.stack(maps)},
@@ -82,7 +97,7 @@ def score_external(
         labels=table.label.to_numpy() == 1,
         defect_types=[str(name) for name in table.defect_type],
         input_size=input_size,
-        provenance={**(provenance or {}), "index_digest": index.digest, "maps_sha256": digest.hexdigest()},
+        provenance={**provenance.to_dict(), "maps_sha256": digest.hexdigest()},
     )
 
 

@@ -65,8 +65,15 @@ def anomaly_maps_at(
     return [map_HW - lowest for map_HW in maps]
 
 
-def image_scores(maps: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-    """Score per image, (N,) float64: the maximum of its map."""
+def image_scores(maps: np.ndarray | Sequence[np.ndarray], scores: Scores | None = None) -> np.ndarray:
+    """Give the score of each image, (N,) float64: the method's own, else the maximum of its map.
+
+    Arguments:
+        maps: Anomaly maps of all images.
+        scores: The scores file that they come from; None: take the maps' maxima.
+    """
+    if scores is not None and scores.image_scores is not None:
+        return scores.image_scores.astype(np.float64)
     return np.array([map_HW.max() for map_HW in maps], np.float64)
 
 

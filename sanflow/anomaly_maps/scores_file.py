@@ -56,9 +56,8 @@ class Scores:
         labels: (N,) True where the image is anomalous.
         defect_types: Per image, "good" where there is none.
         input_size: (height, width) the images had before the model.
-        provenance: JSON values; tables read from it "experiment" (all fields of the configuration's Experiment),
-            "experiment_name", "dataset", "category", "seed", "epoch" and "encoder" (the encoder's identity);
-            also "index_digest", "checkpoint_digest", "code_digest", "config_digest", "versions", "device".
+        image_scores: (N,) float32 image scores of the method's own; None: an image's score is the maximum of its map.
+        provenance: The values of a `Provenance`, and "checkpoint_digest" or "maps_sha256".
         cost: "images_per_second" of scoring and the like; JSON values.
 
     Raises:
@@ -72,6 +71,7 @@ class Scores:
     labels: np.ndarray
     defect_types: list[str]
     input_size: tuple[int, int]
+    image_scores: np.ndarray | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -93,6 +93,8 @@ class Scores:
                 f"Expected a label and a defect type for each of {n_images} images, but got "
                 f"{np.shape(self.labels)} and {len(self.defect_types)}."
             )
+        if self.image_scores is not None and np.shape(self.image_scores) != (n_images,):
+            raise ValueError(f"Expected {n_images} image scores, but got shape {np.shape(self.image_scores)}.")
         if len(set(self.paths)) != n_images:
             raise ValueError("Expected each test image once, but some path occurs twice.")
         expected = set(self.grids) if self.kind == "log_prob" else set()
@@ -102,6 +104,8 @@ class Scores:
             )
         object.__setattr__(self, "grids", grids)
         object.__setattr__(self, "labels", np.asarray(self.labels, bool))
+        if self.image_scores is not None:
+            object.__setattr__(self, "image_scores", np.asarray(self.image_scores, np.float32))
         object.__setattr__(self, "input_size", (int(self.input_size[0]), int(self.input_size[1])))
 
     def require_finite(self, name: object = "these scores") -> None:
@@ -110,7 +114,8 @@ class Scores:
         Raises:
             DataError: If a grid holds NaN or infinity; names the first such image.
         """
-        for scale, grid_NHW in self.grids.items():
+        own = {} if self.image_scores is None else {"image_scores": self.image_scores[:, None, None]}
+        for scale, grid_NHW in {**self.grids, **own}.items():
             bad_N = ~np.isfinite(grid_NHW).all(axis=(1, 2))
             if bad_N.any():
                 raise DataError(
@@ -138,11 +143,10 @@ class Scores:
             "provenance": self.provenance,
             "cost": self.cost,
         }
-        _write_archive(
-            path,
-            header,
-            {f"grid_{name}": grid for name, grid in self.grids.items()} | {"labels": self.labels},
-        )
+        arrays = {f"grid_{name}": grid for name, grid in self.grids.items()} | {"labels": self.labels}
+        if self.image_scores is not None:
+            arrays["image_scores"] = self.image_scores
+        _write_archive(path, header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Scores":
@@ -160,6 +164,7 @@ class Scores:
             labels=arrays["labels"],
             defect_types=header["defect_types"],
             input_size=tuple(header["input_size"]),
+            image_scores=arrays.get("image_scores"),
             provenance=header["provenance"],
             cost=header["cost"],
         )

@@ -11,11 +11,12 @@ from torch import nn
 
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
 from sanflow.bench.train import interleaved, load_reference, stopwatches, synchronizer, write_profile
-from sanflow.config import Experiment, experiment_from
-from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
+from sanflow.config.strict import validated
+from sanflow.device import choose_device, device_name, placed, repeatable, unit_images, usable_precision
 from sanflow.encoders import Encoder, build_encoder
+from sanflow.methods.flow.detector import FlowDetector
 from sanflow.methods.flow.model import AnomalyFlow
-from sanflow.scoring import Scorer
+from sanflow.methods.flow.settings import SanflowExperiment
 
 
 def bench_score(
@@ -49,7 +50,8 @@ def bench_score(
         What was measured; JSON values.
     """
     chosen = choose_device(device)
-    settings = experiment_from(
+    settings = validated(
+        SanflowExperiment,
         {
             "method": "sanflow",
             "encoder": encoder,
@@ -65,17 +67,15 @@ def bench_score(
         synchronize = synchronizer(chosen)
         network = placed(build_encoder(encoder, weights="random"), chosen)
         model = placed(AnomalyFlow.from_experiment(network.channels, settings, seed=0), chosen)
-        scorer = Scorer(model.eval(), network, chosen, used, batch_size)
+        detector = FlowDetector(model.eval(), network, (input_size, input_size), used, {})
         generator = torch.Generator().manual_seed(0)
         shape = (batch_size, input_size, input_size, 3)
         images_BHW3 = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
         def step() -> None:
-            with torch.inference_mode(), autocast(used, chosen):
-                images_B3HW = scorer.normalised(images_BHW3)
-                model.log_prob_grids(network(images_B3HW), images_B3HW)
+            detector(images_BHW3)
 
-        plain = _plain_step(settings, network.channels, scorer, images_BHW3, load_reference() if reference else None)
+        plain = _plain_step(settings, detector, images_BHW3, load_reference() if reference else None)
         seconds, plain_seconds = interleaved(step, plain, windows, steps, synchronize)
         with CountProducts() as counted:
             step()
@@ -130,22 +130,25 @@ def _phases(
 
 
 def _plain_step(
-    experiment: Experiment, channels: list[int], scorer: Scorer, images_BHW3: torch.Tensor, module: Any
+    experiment: SanflowExperiment, detector: FlowDetector, images_BHW3: torch.Tensor, module: Any
 ) -> Callable[[], None] | None:
     """The plain networks on the same batch: contiguous, fp32, positions repeated for each image."""
     if module is None:
         return None
-    plain = module.PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)
-    flows, statistics_network = plain.flows.to(scorer.device).eval(), plain.network.to(scorer.device).eval()
-    encoder = build_encoder(str(experiment.encoder), weights="random").to(scorer.device)
+    plain = module.PlainTraining(detector.encoder.channels, experiment.position_channels, experiment.coupling_blocks)
+    flows, statistics_network = (
+        plain.flows.to(detector.torch_device).eval(),
+        plain.network.to(detector.torch_device).eval(),
+    )
+    encoder = build_encoder(str(experiment.encoder), weights="random").to(detector.torch_device)
 
     def step() -> None:
         with torch.inference_mode():
-            images_B3HW = scorer.normalised(images_BHW3).contiguous()
+            images_B3HW = encoder.normalise(unit_images(images_BHW3, detector.torch_device)).contiguous()
             statistics_network(images_B3HW)
             for flow, features_BCHW in zip(flows, encoder(images_B3HW), strict=True):
                 batch, n_channels, height, width = features_BCHW.shape
-                code_PHW = module.position_code(experiment.position_channels, height, width).to(scorer.device)
+                code_PHW = module.position_code(experiment.position_channels, height, width).to(detector.torch_device)
                 condition_NP = code_PHW.repeat(batch, 1, 1, 1).permute(0, 2, 3, 1).flatten(0, 2)
                 flow(features_BCHW.permute(0, 2, 3, 1).reshape(-1, n_channels), [condition_NP])
 

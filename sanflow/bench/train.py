@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
-from sanflow.config import CHECKOUT, Experiment, experiment_from
+from sanflow.config.settings import CHECKOUT
+from sanflow.config.strict import validated
 from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.errors import DataError
 from sanflow.methods.flow.model import AnomalyFlow
+from sanflow.methods.flow.settings import SanflowExperiment
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batches
 from sanflow.methods.flow.training.pixels import prepare
@@ -71,7 +73,8 @@ def bench_train(
         What was measured; JSON values.
     """
     chosen = choose_device(device)
-    settings = experiment_from(
+    settings = validated(
+        SanflowExperiment,
         {
             "method": "sanflow",
             "encoder": encoder,
@@ -115,7 +118,7 @@ def bench_train(
 
 
 def _summary(
-    settings: Experiment, work: "TrainingWork", seconds: list[float], plain_seconds: list[float] | None
+    settings: SanflowExperiment, work: "TrainingWork", seconds: list[float], plain_seconds: list[float] | None
 ) -> dict[str, Any]:
     step_seconds = statistics.median(seconds)
     found: dict[str, Any] = {
@@ -159,9 +162,9 @@ class TrainingWork:
     marks: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment, device: torch.device) -> "TrainingWork":
+    def of(cls, experiment: SanflowExperiment, device: torch.device) -> "TrainingWork":
         """As `training.loop` builds them."""
-        size = experiment.input_size_for("")
+        size = experiment.input_size_for("", "")
         encoder = placed(build_encoder(str(experiment.encoder), weights="random"), device)
         model = AnomalyFlow.from_experiment(encoder.channels, experiment, seed=0)
         placed(model, device).train()
@@ -189,8 +192,7 @@ class TrainingWork:
         """The next batch as the encoder sees it, and its mask."""
         batch = self.batches.batch(self.n_steps)
         self.n_steps += 1
-        mean, std = self.encoder.mean, self.encoder.std
-        return prepare(batch, self.anomalies, mean, std, device=self.device)
+        return prepare(batch, self.anomalies, self.encoder, device=self.device)
 
     def step(self) -> None:
         """One batch, from bytes to new weights."""
@@ -284,7 +286,7 @@ class PlainProcess:
         device: Where it runs.
     """
 
-    def __init__(self, experiment: Experiment, channels: list[int], device: torch.device) -> None:
+    def __init__(self, experiment: SanflowExperiment, channels: list[int], device: torch.device) -> None:
         load_reference()  # if it is missing, say so here
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
@@ -307,14 +309,14 @@ def _serve_plain(pipe: Any, settings: dict[str, Any], channels: list[int], devic
     """In the other process: a step of the plain training for each message, contiguous and in fp32."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
-    experiment, device = Experiment.model_validate(settings), torch.device(device_name)
+    experiment, device = SanflowExperiment.model_validate(settings), torch.device(device_name)
     synchronize = synchronizer(device)
     plain = load_reference().PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)
     plain.flows.to(device)
     plain.network.to(device)
     encoder = build_encoder(str(experiment.encoder), weights="random").to(device)
     generator = torch.Generator().manual_seed(0)
-    shape = (experiment.batch_size, 3, *experiment.input_size_for(""))
+    shape = (experiment.batch_size, 3, *experiment.input_size_for("", ""))
     images_B3HW = torch.randn(shape, generator=generator).to(device)
     mask_B1HW = torch.zeros_like(images_B3HW[:, :1])
     mask_B1HW[::2, :, : shape[2] // 4, : shape[3] // 4] = 1

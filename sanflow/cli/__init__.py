@@ -15,7 +15,6 @@ from sanflow.cli import config as _config
 from sanflow.cli import data as _data
 from sanflow.cli import distill as _distill
 from sanflow.cli import model as _model
-from sanflow.cli import official as _official
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
 from sanflow.errors import SanflowError
@@ -34,7 +33,6 @@ app = typer.Typer(
 )
 _config.register(app)
 _data.register(app)
-_official.register(app)
 _model.register(app)
 _results.register(app)
 _bench.register(app)

@@ -1,34 +1,29 @@
 """Commands about the configuration: `check` a benchmark file, write the `schema` and its page in the docs."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
-from sanflow.config import (
-    METHOD_DEFAULTS,
-    Benchmark,
-    Cache,
-    DatasetChoice,
-    Experiment,
-    Settings,
-    Tracking,
-    benchmark_path,
-    load_benchmark,
-)
+from sanflow.config.dataset import DatasetChoice
+from sanflow.config.experiment import Experiment
+from sanflow.config.settings import Cache, Settings, Tracking
 from sanflow.files import atomic_path
+from sanflow.methods.registry import BUILT_IN
+from sanflow.pipeline.benchmark import Benchmark, benchmark_path, load_benchmark
 
 PAGE = """# Configuration
 
-*Written by `sanflow schema` from the models in `sanflow/config.py`; a test holds this page to them.*
+*Written by `sanflow schema` from the models in `sanflow/config/` and `sanflow/methods/`; a test compares them.*
 
 `config/config.yaml` says which benchmark to run, and where. A benchmark is one file: `config/benchmarks/<name>.yaml`,
-or any path given as `--config benchmark=/path/mine.yaml` (its results go to `results/mine/`). Unknown keys are refused
-with the nearest valid name, before any work. `sanflow check <benchmark>` does that, and looks for the files it names
-and builds its encoders. Paths may hold `~` and
-`$VARIABLES`; relative ones count from the folder in which `snakemake` is started.
+or any path given as `--config benchmark=/path/mine.yaml` (its results go to `results/mine/`). Unknown keys, and keys of
+another method, are refused with the nearest valid name, before any work. `sanflow check <benchmark>` does that, and
+looks for the files it names and builds its encoders. Paths may hold `~` and `$VARIABLES`; relative ones count from the
+folder in which `snakemake` is started.
 
 ```yaml
 datasets:
@@ -71,7 +66,10 @@ def check(
     for name, names in categories.items():
         typer.echo(f"  data set    {name}: {', '.join(names)}")
     for name, experiment in chosen.experiments.items():
-        typer.echo(f"  experiment  {name}: {experiment.method} on {experiment.encoder or experiment.maps}")
+        source = getattr(experiment, "encoder", None) or ", ".join(
+            experiment.files_for("{dataset}", "{category}").values()
+        )
+        typer.echo(f"  experiment  {name}: {experiment.method}" + (f" on {source}" if source else ""))
     typer.echo(f"  seeds       {', '.join(map(str, chosen.seeds))}")
 
 
@@ -96,22 +94,36 @@ def configuration_page() -> str:
         _section("`cache`", Cache),
         _section("A benchmark file", Benchmark),
         _section("`datasets`: each entry", DatasetChoice),
-        _section("`experiments`: each entry", Experiment),
-        "## What a method changes of these defaults\n\n"
-        + "\n".join(
-            f"- `{method}`: " + (", ".join(f"`{key}: {_shown(value)}`" for key, value in changes.items()) or "nothing")
-            for method, changes in METHOD_DEFAULTS.items()
-        ),
+        _section("`experiments`: keys of every method", Experiment),
+        *(_method_section(method.name, method.settings) for method in BUILT_IN),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
-def _section(title: str, model: type[BaseModel]) -> str:
+def _method_section(name: str, settings: type[Experiment]) -> str:
+    """The keys that a method adds to those of every method, or whose default it changes."""
+    common = Experiment.model_fields
+    own = [
+        key
+        for key, field in settings.model_fields.items()
+        if key != "method" and (key not in common or field.default != common[key].default)
+    ]
+    summary = " ".join((settings.__doc__ or "").split())
+    return f"{_section(f'`method: {name}`', settings, own, summary)}"
+
+
+def _section(title: str, model: type[BaseModel], names: Iterable[str] | None = None, summary: str = "") -> str:
     rows = [
         f"| `{name}` | {_shown_default(field)} | {_cell(field.description or '')} |"
         for name, field in model.model_fields.items()
+        if names is None or name in names
     ]
-    return f"## {title}\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
+    return (
+        f"## {title}\n\n"
+        + (f"{summary}\n\n" if summary else "")
+        + "| key | default | meaning |\n|---|---|---|\n"
+        + "\n".join(rows)
+    )
 
 
 def _cell(text: str) -> str:

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
-from sanflow.config import DatasetChoice, benchmark_path, load_benchmark, settings_here
+from sanflow.config import handed_on
+from sanflow.config.dataset import DatasetChoice
+from sanflow.config.settings import settings_here
 from sanflow.data.registry import load_registry
 from sanflow.errors import not_among
+from sanflow.pipeline.benchmark import benchmark_path, load_benchmark
 
 # What reads images is imported by the command that needs it, so that `sanflow --help` answers at once.
 
@@ -17,20 +20,21 @@ BenchmarkName = Annotated[
     str | None,
     typer.Option(
         "--benchmark",
+        envvar=handed_on.BENCHMARK,
         help="Says where the data set lies: name in config/benchmarks/ or path of a benchmark file.",
     ),
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        envvar="SANFLOW_DATA_ROOT",
+        envvar=handed_on.DATA_ROOT,
         help="Folder in which data sets are kept.",
         show_default="`data_root` of config/config.yaml",
     ),
 ]
 CacheFolder = Annotated[
     Path | None,
-    typer.Option(envvar="SANFLOW_CACHE", help="Folder of the image cache.", show_default="that of config/config.yaml"),
+    typer.Option(envvar=handed_on.CACHE, help="Folder of the image cache.", show_default="that of config/config.yaml"),
 ]
 
 
@@ -140,5 +144,5 @@ def _choice(dataset: str, benchmark: str | None) -> DatasetChoice:
 
 def _offline() -> bool:
     """Whether connections are forbidden: by the environment, else by config.yaml."""
-    forbidden = os.environ.get("SANFLOW_OFFLINE")
+    forbidden = os.environ.get(handed_on.OFFLINE)
     return settings_here().offline if forbidden is None else forbidden not in {"", "0"}

@@ -1,15 +1,16 @@
 """Commands about results: `score-external`, `evaluate`, `tables`, `figures`, `show`."""
 
+import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-IndexArgument = Annotated[Path, typer.Argument(help="index.csv of the category.")]
-BenchmarkOption = Annotated[str, typer.Option(help="Name in config/benchmarks/ or path of a benchmark file.")]
-ExperimentOption = Annotated[str, typer.Option(help="Key of an experiment of the benchmark.")]
+from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument, TrackingOption
+from sanflow.config import handed_on
+
 ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
 
 
@@ -27,32 +28,26 @@ def score_external(
     benchmark: BenchmarkOption,
     experiment: ExperimentOption,
     output: Annotated[Path, typer.Option(help="Scores file to write.")],
-    maps: Annotated[Path | None, typer.Option(help="Folder of the maps, in place of the experiment's `maps`.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
+    maps: Annotated[
+        Path | None, typer.Option(help="Folder of the maps, in place of the one that the experiment names.")
+    ] = None,
 ) -> None:
     """Read the anomaly maps that another tool made of the test images into a scores file."""
     from sanflow.anomaly_maps.from_other_tools import score_external as read_maps
-    from sanflow.config import load_experiment
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
-    from sanflow.provenance import code_digest, digest_of, environment
+    from sanflow.methods.method import MapSource
+    from sanflow.methods.registry import METHODS
+    from sanflow.pipeline.benchmark import load_experiment
 
     settings = load_experiment(benchmark, experiment)
+    method = METHODS[settings.method]
+    if not isinstance(method, MapSource):
+        raise ConfigError(f"Expected an experiment with finished maps, but {experiment!r} is of `{settings.method}`.")
     content = read_index(index)
-    folder = str(maps or settings.maps_for(content.dataset, content.category) or "")
-    if not folder:
-        raise ConfigError(f"Expected `maps` in the experiment {experiment!r} or `--maps`, but got neither.")
-    provenance = {
-        "dataset": content.dataset,
-        "category": content.category,
-        "experiment_name": experiment,
-        "experiment": settings.model_dump(mode="json"),
-        "maps": folder,
-        "config_digest": digest_of(settings.model_dump(mode="json", include={"maps", "input_size"})),
-        "device": "another tool's",
-        "code_digest": code_digest("score_external"),
-        "versions": environment(),
-    }
-    scores = read_maps(content, folder, settings.input_size_for(content.category), provenance)
+    folder = maps or settings.files_for(content.dataset, content.category)[method.maps_key]
+    scores = read_maps(content, folder, settings, name=experiment, seed=seed)
     scores.save(output)
     typer.echo(f"{len(scores.paths)} maps of {folder} -> {output}")
 
@@ -63,58 +58,52 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="metrics.json to write.")],
     images: Annotated[Path | None, typer.Option(help="images.csv to write.", show_default="beside --output")] = None,
     curves: Annotated[Path | None, typer.Option(help="curves.npz to write.", show_default="beside --output")] = None,
-    benchmark: Annotated[str | None, typer.Option(help="Benchmark file that says how to evaluate.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(envvar=handed_on.BENCHMARK, help="Benchmark file that says how to evaluate.")
+    ] = None,
     experiment: Annotated[str | None, typer.Option(help="Key of the experiment in it.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     history: Annotated[Path | None, typer.Option(help="train.json of the run, for its cost.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 1000,
-    tracking: Annotated[Path | None, typer.Option(help="`results/<benchmark>/tracking`; mirrors the metrics.")] = None,
+    tracking: TrackingOption = None,
+    untracked: Annotated[bool, typer.Option("--untracked", help="Log nothing to MLflow.")] = False,
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
-    from sanflow.config import load_experiment
-    from sanflow.data.index import read_index
     from sanflow.evaluation.evaluate import evaluate_files
-    from sanflow.provenance import environment_tags, training_digest
+    from sanflow.pipeline.benchmark import load_experiment
     from sanflow.report.runs import HEADLINE
-    from sanflow.tracking import job_tracker
 
-    settings = load_experiment(benchmark, experiment or "") if benchmark else None
-    found = evaluate_files(
-        scores,
-        index,
-        evaluate_at=settings.evaluate_at if settings else None,
-        history_path=history,
-        resamples=resamples,
-    )
-    provenance = found.metrics["provenance"]
-    if settings is not None:
-        # The label and the resolution may have changed since the scoring, which does not depend on them.
-        provenance["experiment"] = (provenance.get("experiment") or {}) | settings.model_dump(mode="json")
-    for key, value in {"experiment_name": experiment, "seed": seed}.items():
-        if value is not None:
-            provenance[key] = value
+    settings = load_experiment(benchmark, experiment) if benchmark and experiment else None
+    found = evaluate_files(scores, index, experiment=settings, history_path=history, resamples=resamples)
     found.write(output, images, curves)
     for warning in found.metrics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE))
-    if tracking is not None and settings is not None:
-        dataset, category = str(provenance.get("dataset")), str(provenance.get("category"))
-        unit = f"{dataset}/{category}/{experiment}/seed{seed}"
-        numbers = {f"test/{name}": value for name, value in found.metrics.items() if isinstance(value, float)}
-        finite = {name: value for name, value in numbers.items() if not math.isnan(value)}
-        chosen = settings.training_settings(category)
-        job = {"dataset": dataset, "category": category, "experiment": experiment, "seed": seed, "settings": chosen}
-        images_of = read_index(index)
-        with job_tracker(tracking, unit=unit, digest=training_digest(chosen), stage="evaluate", send=False) as run:
-            if not settings.trains:  # else training has told it
-                digests = {name: provenance.get(name) for name in ("code_digest", "config_digest")}
-                run.log_params(job)
-                run.log_tags({**environment_tags(), **digests, "data_digest": images_of.digest})
-            run.log_dataset(f"{dataset}/{category}", images_of.digest, str(images_of.root), "test")
-            run.log_metrics(finite, step=settings.epochs)
-            run.log_artifact(output)
-            if images is not None:
-                run.log_artifact(images)
+    if tracking is not None and settings is not None and not untracked:
+        _track(tracking, found.metrics, settings, index, [output, *([images] if images else [])])
+
+
+def _track(tracking: Path, metrics: dict[str, Any], settings: Any, index_path: Path, files: list[Path]) -> None:
+    """Log the metrics of a run to MLflow."""
+    from sanflow.data.index import read_index
+    from sanflow.methods.method import DetectorMethod
+    from sanflow.methods.registry import METHODS
+    from sanflow.pipeline.benchmark import Job
+    from sanflow.provenance import environment_tags, fit_digest
+    from sanflow.tracking import job_tracker
+
+    provenance, index = metrics["provenance"], read_index(index_path)
+    job = Job(index.dataset, index.category, str(provenance["experiment_name"]), provenance["seed"] or 0)
+    numbers = {f"test/{name}": value for name, value in metrics.items() if isinstance(value, float)}
+    digest = fit_digest(settings, index.dataset, index.category)
+    with job_tracker(tracking, unit=str(job.folder), digest=digest, stage="evaluate", send=False) as run:
+        if not isinstance(METHODS[settings.method], DetectorMethod):  # else the fit has logged it
+            fit_settings = settings.fit_settings(index.dataset, index.category)
+            run.log_params({**dataclasses.asdict(job), "settings": fit_settings})
+            run.log_tags({**environment_tags(), "config_digest": digest, "data_digest": index.digest})
+        run.log_dataset(f"{index.dataset}/{index.category}", index.digest, str(index.root), "test")
+        run.log_metrics({name: value for name, value in numbers.items() if not math.isnan(value)}, step=0)
+        for file in files:
+            run.log_artifact(file)
 
 
 def tables(

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from sanflow.benchmark_json import read_outline, write_outline
-from sanflow.config import Benchmark, DatasetChoice, benchmark_path, load_benchmark, settings_here
+from sanflow.config.dataset import DatasetChoice
+from sanflow.config.settings import settings_here
 from sanflow.data.registry import categories
 from sanflow.files import read_json, sha256_of_file
-from sanflow.provenance import digest_of, environment_tags, training_digest
+from sanflow.pipeline.benchmark import Benchmark, benchmark_path, load_benchmark
+from sanflow.provenance import digest_of, environment_tags, fit_digest
 from sanflow.tracking import Status, job_tracker, masked
 from sanflow.tracking.mirror import initialise
 from sanflow.tracking.sync import sync as send_pending
@@ -172,9 +174,11 @@ def _log_models(chosen: Benchmark, results: Path) -> None:
             continue
         settings = chosen.experiments[experiment]
         unit = f"{dataset}/{category}/{experiment}/{seed}"
-        digest = training_digest(settings.training_settings(category))
+        digest = fit_digest(settings, dataset, category)
         with job_tracker(results / "tracking", unit=unit, digest=digest, stage="model", send=False) as tracker:
-            tracker.log_model(checkpoint, scores, sha256_of_file(checkpoint), settings.input_size_for(category))
+            tracker.log_model(
+                checkpoint, scores, sha256_of_file(checkpoint), settings.input_size_for(dataset, category)
+            )
 
 
 def _means(results: Path) -> dict[str, float]:

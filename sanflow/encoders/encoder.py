@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sanflow.device import MEMORY_FORMAT
 from sanflow.encoders.layouts import Layout
 from sanflow.encoders.taps import shapes_at_taps
 from sanflow.errors import ConfigError
@@ -85,12 +86,18 @@ class Encoder(nn.Module):
         """Stay in eval mode whatever is asked, for a frozen network has no other."""
         return super().train(False)
 
+    def normalise(self, images_B3HW: Tensor) -> Tensor:
+        """Bring images in [0, 1] to the mean and spread that the network was trained with, in the fastest layout."""
+        constants = torch.tensor([self.mean, self.std], dtype=images_B3HW.dtype)
+        mean_3, std_3 = constants.to(images_B3HW.device, non_blocking=True)
+        return ((images_B3HW - mean_3[:, None, None]) / std_3[:, None, None]).contiguous(memory_format=MEMORY_FORMAT)
+
     @torch.no_grad()
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Features of normalised images.
 
         Arguments:
-            images_B3HW: Images less `mean`, divided by `std`.
+            images_B3HW: From `normalise`.
 
         Returns:
             One tensor features_BChw a scale, in the order of the flows.

@@ -19,6 +19,7 @@ import pandas as pd
 
 from sanflow.anomaly_maps.maps import Fusion, anomaly_maps, anomaly_maps_at, image_scores
 from sanflow.anomaly_maps.scores_file import Scores
+from sanflow.config.experiment import Experiment
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
 from sanflow.errors import IntegrityError
@@ -35,7 +36,7 @@ from sanflow.evaluation.metrics import (
     roc_curve,
 )
 from sanflow.files import atomic_path, read_json, sha256_of_file, write_json
-from sanflow.provenance import code_digest, environment
+from sanflow.provenance import Step, code_digest
 
 Resolution = Literal["input", "native"]
 HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
@@ -98,7 +99,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MetricWarning)
         maps_NHW = anomaly_maps(scores, scores.input_size)
-        image_N = image_scores(maps_NHW)
+        image_N = image_scores(maps_NHW, scores)
         ranking = rank_pixels(maps_NHW, masks_NHW)
         pixels = pixel_metrics(maps_NHW, masks_NHW, ranking)
         metrics: dict[str, Any] = {**image_metrics(image_N, scores.labels), **pixels}
@@ -140,7 +141,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
     metrics["provenance"] = {
         **scores.provenance,
         "index_digest": index.digest,
-        "evaluation": {"code_digest": code_digest("evaluate"), **environment()},
+        "steps": {**scores.provenance.get("steps", {}), "evaluate": dataclasses.asdict(Step(code_digest("evaluate")))},
     }
     metrics["cost"] = {f"scoring_{name}": value for name, value in scores.cost.items()}
     return Evaluation(metrics, images, curves)
@@ -150,7 +151,7 @@ def evaluate_files(
     scores_path: str | os.PathLike[str],
     index_path: str | os.PathLike[str],
     *,
-    evaluate_at: Resolution | None = None,
+    experiment: Experiment | None = None,
     history_path: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     resamples: int = 1000,
@@ -160,7 +161,8 @@ def evaluate_files(
     Arguments:
         scores_path: scores.npz.
         index_path: index.csv of its category.
-        evaluate_at: As the experiment of the scores says, if None.
+        experiment: The experiment as the benchmark file has it now: its label and its resolution may have changed since
+            the scoring, which does not depend on them. None: as it was then.
         history_path: train.json, for the cost of training; None where nothing was trained here. The checkpoint's
             size is read where it stands beside it.
         data_root: Where the data set lies now, if it was moved since it was indexed.
@@ -168,8 +170,9 @@ def evaluate_files(
     """
     scores = Scores.load(scores_path)
     index = read_index(Path(index_path), root=None if data_root is None else Path(data_root))
-    chosen = evaluate_at or (scores.provenance.get("experiment") or {}).get("evaluate_at") or "input"
-    evaluation = evaluate(scores, index, evaluate_at=chosen, resamples=resamples)
+    settings = (scores.provenance.get("experiment") or {}) | (experiment.model_dump(mode="json") if experiment else {})
+    evaluation = evaluate(scores, index, evaluate_at=settings.get("evaluate_at") or "input", resamples=resamples)
+    evaluation.metrics["provenance"]["experiment"] = settings
     evaluation.metrics["provenance"]["scores_digest"] = sha256_of_file(scores_path)
     if history_path is not None:
         evaluation.metrics["cost"] |= training_cost(read_json(history_path))
@@ -212,7 +215,7 @@ def _require_same_images(scores: Scores, index: Index) -> None:
 def _add(metrics: dict[str, Any], prefix: str, scores: Scores, masks_NHW: np.ndarray, fusion: Fusion) -> np.ndarray:
     """Add all metrics of a fusion at the input size under a prefix; returns its image scores."""
     maps_NHW = anomaly_maps(scores, scores.input_size, fusion)
-    image_N = image_scores(maps_NHW)
+    image_N = image_scores(maps_NHW, scores)
     found = image_metrics(image_N, scores.labels) | pixel_metrics(maps_NHW, masks_NHW)
     metrics |= {prefix + name: value for name, value in found.items()}
     return image_N
@@ -224,7 +227,7 @@ def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
     sizes = [(mask_HW.shape[0], mask_HW.shape[1]) for mask_HW in masks]
     for prefix, fusion in (("native_", "calibrated"), ("testset_native_", "testset")):
         maps = anomaly_maps_at(scores, sizes, "testset" if fusion == "testset" else "calibrated")
-        found = image_metrics(image_scores(maps), scores.labels) | pixel_metrics(maps, masks)
+        found = image_metrics(image_scores(maps, scores), scores.labels) | pixel_metrics(maps, masks)
         metrics |= {prefix + name: value for name, value in found.items()}
 
 

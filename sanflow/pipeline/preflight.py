@@ -1,6 +1,6 @@
-"""What can be known to fail is told before any work: categories, files that a benchmark names, its encoders.
+"""Check what a benchmark names before its first job: categories, files, encoders.
 
-A job would find each of these too, but later: after a download, in a queue, beside others that already train.
+A job would find each of these faults too, but later: after a download, in a queue, beside others that already run.
 """
 
 import functools
@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sanflow.config import Benchmark, Experiment, Job
+from sanflow.config.experiment import EncoderExperiment
 from sanflow.data.registry import categories
 from sanflow.errors import ConfigError, SanflowError
+from sanflow.methods.method import DetectorMethod
+from sanflow.methods.registry import METHODS
+from sanflow.pipeline.benchmark import Benchmark, Job
 
 
 def categories_of(benchmark: Benchmark) -> dict[str, list[str]]:
-    """The categories of each data set, `all` resolved.
+    """Return the categories of each data set, `all` resolved.
 
     Raises:
         ConfigError: If a data set or category is unknown.
@@ -31,7 +34,7 @@ def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[s
 
     Arguments:
         benchmark: From `load_benchmark`.
-        results: Where its finished jobs lie; what only they need is not asked for again.
+        results: Folder of its results; what only finished jobs need may be missing.
 
     Returns:
         The categories of each data set.
@@ -41,7 +44,7 @@ def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[s
         DataError: If a folder of the user's own is missing or no data set.
     """
     found = categories_of(benchmark)
-    jobs = [job for job in benchmark.jobs(found) if not _finished(job, benchmark.experiments[job.experiment], results)]
+    jobs = [job for job in benchmark.jobs(found) if not _finished(job, benchmark, results)]
     problems = [*_files(benchmark, jobs), *_encoders(benchmark, jobs)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
@@ -49,44 +52,39 @@ def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[s
     return found
 
 
-def _finished(job: Job, experiment: Experiment, results: Path | None) -> bool:
+def _finished(job: Job, benchmark: Benchmark, results: Path | None) -> bool:
+    """Whether the file exists after which neither what the experiment names nor its encoder is needed again."""
     if results is None:
         return False
-    folder = results / job.dataset / job.category / job.experiment / f"seed{job.seed}"
-    # With this file made, neither what the experiment names nor its encoder is asked for again.
-    return (folder / ("scores.npz" if experiment.method == "external" else "checkpoint.pt")).exists()
+    method = METHODS[benchmark.experiments[job.experiment].method]
+    return (results / job.folder / ("checkpoint.pt" if isinstance(method, DetectorMethod) else "scores.npz")).exists()
 
 
 def _files(benchmark: Benchmark, jobs: list[Job]) -> Iterator[str]:
-    """Which of the files and folders that the experiments name are missing."""
+    """Name the missing files and folders among those that the experiments name."""
     missing: dict[tuple[str, str], list[str]] = {}
     for job in jobs:
-        experiment = benchmark.experiments[job.experiment]
-        if experiment.method == "external":
-            key, path = "maps", Path(experiment.maps_for(job.dataset, job.category) or "")
-        elif experiment.source == "official":
-            key, path = "official_weights", Path(experiment.official_weights_for(job.category) or "")
-        else:
-            continue
-        if not path.exists():
-            missing.setdefault((job.experiment, key), []).append(f"{job.category} ({path})")
+        files = benchmark.experiments[job.experiment].files_for(job.dataset, job.category)
+        for key, path in files.items():
+            if not Path(path).exists():
+                missing.setdefault((job.experiment, key), []).append(f"{job.category} ({path})")
     for (experiment_name, key), places in missing.items():
         yield f"{experiment_name}: `{key}` points to nothing for {', '.join(dict.fromkeys(places))}"
 
 
 def _encoders(benchmark: Benchmark, jobs: list[Job]) -> Iterator[str]:
-    """Encoders that cannot be built, or do not take an input size. Only shapes count here: nothing is downloaded."""
+    """Name encoders that cannot be built or do not take an input size. Only shapes count: nothing is downloaded."""
     sizes: dict[str, set[tuple[int, int]]] = {}
     for job in jobs:
-        size = benchmark.experiments[job.experiment].input_size_for(job.category)
+        size = benchmark.experiments[job.experiment].input_size_for(job.dataset, job.category)
         sizes.setdefault(job.experiment, set()).add(size)
     for name, wanted in sizes.items():
         experiment = benchmark.experiments[name]
-        if experiment.method == "external":
+        if not isinstance(experiment, EncoderExperiment):
             continue
         try:
             encoder = _encoder(
-                str(experiment.encoder),
+                experiment.encoder,
                 # Downloaded weights differ from random ones in nothing that is asked here; a file is read.
                 "random" if experiment.weights == "pretrained" else experiment.weights,
                 None if experiment.taps is None else tuple(experiment.taps),

@@ -1,6 +1,6 @@
 # Data sets: fetch or make each once, then list what every category holds.
 #
-# REQUIRED INPUTS: none; mirrors and checksums stand in resources/datasets.yaml
+# REQUIRED INPUTS: none; mirrors and checksums are in resources/datasets.yaml
 # OUTPUTS:
 #   <data>/{dataset}/.sanflow.json                       marker of a complete data set, written last
 #   <results>/{dataset}/{category}/index.{csv,json}      images, masks, labels, sizes, hashes
@@ -22,9 +22,7 @@ rule download:
         # What is downloaded is held to its hash, whatever the code; what is made is as good as the code that made it.
         code=lambda wildcards: (code_digest("download") if wildcards.dataset == "photo_textures" else None),
     shell:
-        "sanflow download {wildcards.dataset:q}"
-        ' --benchmark "$SANFLOW_BENCHMARK" --data-root "$SANFLOW_DATA_ROOT"'
-        " > {log:q} 2>&1"
+        "sanflow download -- {wildcards.dataset:q} > {log:q} 2>&1"
 
 
 rule index:
@@ -43,9 +41,7 @@ rule index:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("index"),
-        config=lambda wildcards: digest_of(BENCHMARK.datasets[wildcards.dataset].model_dump(include={"kind", "root"})),
+        config=data_digest_of,
         listing=listing_of,
     shell:
-        "sanflow index {wildcards.dataset:q} {wildcards.category:q}"
-        ' --benchmark "$SANFLOW_BENCHMARK" --data-root "$SANFLOW_DATA_ROOT"'
-        " --output {output.table:q} > {log:q} 2>&1"
+        "sanflow index --output {output.table:q} -- {wildcards.dataset:q} {wildcards.category:q} > {log:q} 2>&1"

@@ -27,14 +27,13 @@ rule evaluate:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("evaluate"),
-        config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"evaluate_at", "label"})),
+        config=evaluation_digest_of,
         history=lambda wildcards, input: (["--history", input.history] if input.get("history") else []),
-        tracking=["--tracking", f"{RESULTS}/tracking"],
+        untracked=[],
     shell:
-        "sanflow evaluate {input.index:q} --scores {input.scores:q}"
-        ' --benchmark "$SANFLOW_BENCHMARK" --experiment {wildcards.experiment:q} --seed {wildcards.seed}'
+        "sanflow evaluate --scores {input.scores:q} --experiment {wildcards.experiment:q}"
         " --output {output.metrics:q} --images {output.images:q} --curves {output.curves:q}"
-        " {params.history:q} {params.tracking:q} > {log:q} 2>&1"
+        " {params.history:q} {params.untracked:q} -- {input.index:q} > {log:q} 2>&1"
 
 
 use rule evaluate as evaluate_epoch with:
@@ -53,6 +52,7 @@ use rule evaluate as evaluate_epoch with:
         "<benchmarks>/evaluate/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}.jsonl"
     params:
         code=code_digest("evaluate"),
-        config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"evaluate_at", "label"})),
+        config=evaluation_digest_of,
         history=lambda wildcards, input: ["--history", input.history],
-        tracking=[],
+        # The run in MLflow holds the metrics of the last epoch.
+        untracked=["--untracked"],

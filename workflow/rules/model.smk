@@ -2,17 +2,17 @@
 #
 # REQUIRED INPUTS: <results>/{dataset}/{category}/index.csv
 # OUTPUTS, in <results>/{dataset}/{category}/{experiment}/seed{seed}/:
-#   checkpoint.pt   trained here or imported from the authors' file
+#   checkpoint.pt   the fitted detector
 #   train.json      history, times, memory
-#   scores.npz      score grids per scale, the waist of the benchmark; extras.npz what only figures need
+#   scores.npz      score grids per scale, from which all else is computed; extras.npz what only figures need
 #   kept/, epoch{epoch}/scores.npz, extras.npz    with keep_every: the epochs kept and their scores
 #
 # Training state is saved to <results>/state/, which is no output: Snakemake removes outputs before a job starts
-# again, and a training that was killed goes on from its state.
+# again, and a training that was killed resumes from its state.
 
 
 rule train:
-    """Train the flows (and the statistics network) of one category with one seed; goes on after a kill."""
+    """Fit the detector of one category with one seed; resumes after a kill."""
     input:
         index="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
@@ -24,24 +24,22 @@ rule train:
     benchmark:
         "<benchmarks>/train/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is None),
+        experiment=experiments_of(DetectorMethod, keeping=False),
     threads: 4
     resources:
-        gpu=1,
+        gpu=lambda wildcards: int(method_of(wildcards).fit_needs_gpu),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
-        code=code_digest("train"),
-        config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
+        code=lambda wildcards: code_digest(None, method_of(wildcards).fit_modules),
+        config=fit_digest_of,
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
-        'exec sanflow gpu-exec --device "$SANFLOW_DEVICE" --slots-per-gpu "$SANFLOW_SLOTS_PER_GPU" --'
-        ' sanflow train {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
+        "exec sanflow gpu-exec -- sanflow train"
         " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.checkpoint:q} --history {output.history:q} --state {params.state:q} {params.kept:q}"
-        ' --device "$SANFLOW_DEVICE" --cache "$SANFLOW_CACHE" --save-state-every "$SANFLOW_SAVE_STATE_EVERY"'
-        f" --tracking {RESULTS}/tracking > {{log:q}} 2>&1"
+        " -- {input.index:q} > {log:q} 2>&1"
 
 
 use rule train as train_keeping with:
@@ -50,43 +48,16 @@ use rule train as train_keeping with:
         history="<results>/{dataset}/{category}/{experiment}/seed{seed}/train.json",
         kept=directory("<results>/{dataset}/{category}/{experiment}/seed{seed}/kept"),
     wildcard_constraints:
-        experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is not None),
+        experiment=experiments_of(DetectorMethod, keeping=True),
     params:
-        code=code_digest("train"),
-        config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
+        code=lambda wildcards: code_digest(None, method_of(wildcards).fit_modules),
+        config=fit_digest_of,
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
 
 
-rule import_official:
-    """Turn the authors' weight file of a category into a checkpoint of ours."""
-    input:
-        index="<results>/{dataset}/{category}/index.csv",
-        facts="<results>/{dataset}/{category}/index.json",
-    output:
-        checkpoint="<results>/{dataset}/{category}/{experiment}/seed{seed}/checkpoint.pt",
-        history="<results>/{dataset}/{category}/{experiment}/seed{seed}/train.json",
-    log:
-        "<logs>/import_official/{dataset}/{category}/{experiment}/seed{seed}.log",
-    benchmark:
-        "<benchmarks>/import_official/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
-    wildcard_constraints:
-        experiment=experiments_where(lambda experiment: experiment.source == "official"),
-    resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
-    params:
-        code=code_digest("import_official"),
-        file=lambda wildcards: experiment_of(wildcards).official_weights_for(wildcards.category),
-        config=lambda wildcards: training_digest(experiment_of(wildcards).training_settings(wildcards.category)),
-    shell:
-        'sanflow import-official {params.file:q} --index {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
-        " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
-        " --output {output.checkpoint:q} --history {output.history:q} > {log:q} 2>&1"
-
-
 rule score:
-    """Score the test images: grids per scale at their own size, and the constants that calibrate them."""
+    """Score the test images: grids per scale at their own size."""
     input:
         index="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
@@ -99,25 +70,24 @@ rule score:
     benchmark:
         "<benchmarks>/score/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_where(lambda experiment: experiment.method != "external"),
+        experiment=experiments_of(DetectorMethod),
     threads: 4
     resources:
-        gpu=1,
+        gpu=lambda wildcards: int(method_of(wildcards).scoring_needs_gpu),
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        code=code_digest("score"),
-        # Needed no longer once the checkpoint has been read: removed here, not by `train`.
+        code=lambda wildcards: code_digest("score", method_of(wildcards).load_modules),
+        # Not needed any more once the checkpoint has been read: removed here, not by `train`.
         state=[
             "--state",
             f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         ],
         checkpoint=lambda wildcards, input: input.checkpoint,
     shell:
-        'exec sanflow gpu-exec --device "$SANFLOW_DEVICE" --slots-per-gpu "$SANFLOW_SLOTS_PER_GPU" --'
-        " sanflow score {input.index:q} --checkpoint {params.checkpoint:q}"
+        "exec sanflow gpu-exec -- sanflow score --checkpoint {params.checkpoint:q}"
         " --output {output.scores:q} --extras {output.extras:q} {params.state:q}"
-        ' --device "$SANFLOW_DEVICE" --cache "$SANFLOW_CACHE" > {log:q} 2>&1'
+        " -- {input.index:q} > {log:q} 2>&1"
 
 
 use rule score as score_epoch with:
@@ -133,9 +103,9 @@ use rule score as score_epoch with:
     benchmark:
         "<benchmarks>/score/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}.jsonl"
     wildcard_constraints:
-        experiment=experiments_where(lambda experiment: experiment.trains and experiment.keep_every is not None),
+        experiment=experiments_of(DetectorMethod, keeping=True),
     params:
-        code=code_digest("score"),
+        code=lambda wildcards: code_digest("score", method_of(wildcards).load_modules),
         state=[],
         checkpoint=lambda wildcards, input: f"{input.kept}/epoch{wildcards.epoch}.pt",
 
@@ -152,16 +122,14 @@ rule score_external:
     benchmark:
         "<benchmarks>/score_external/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_where(lambda experiment: experiment.method == "external"),
+        experiment=experiments_of(MapSource),
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("score_external"),
-        config=lambda wildcards: digest_of(experiment_of(wildcards).model_dump(include={"maps", "input_size"})),
-        maps=lambda wildcards: listing_digest(
-            experiment_of(wildcards).maps_for(wildcards.dataset, wildcards.category), times=True
-        ),
+        config=fit_digest_of,
+        maps=lambda wildcards: listing_digest(maps_of(wildcards), times=True),
     shell:
-        'sanflow score-external {input.index:q} --benchmark "$SANFLOW_BENCHMARK"'
-        " --experiment {wildcards.experiment:q} --output {output.scores:q} > {log:q} 2>&1"
+        "sanflow score-external --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
+        " --output {output.scores:q} -- {input.index:q} > {log:q} 2>&1"

@@ -43,6 +43,7 @@ rule tables:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("tables"),
+        published=published_digest(),
         results=lambda wildcards: RESULTS,
         folder=lambda wildcards: f"{RESULTS}/tables",
     script:
@@ -58,8 +59,8 @@ rule figures:
         images=files_of_jobs("images.csv"),
         curves=files_of_jobs("curves.npz"),
         scores=files_of_jobs("scores.npz"),
-        extras=files_of_jobs("extras.npz", ours_only=True),
-        history=files_of_jobs("train.json", ours_only=True),
+        extras=files_of_jobs("extras.npz", detectors_only=True),
+        history=files_of_jobs("train.json", detectors_only=True),
     output:
         [f"<results>/figures/{kind}/{{dataset}}/{{category}}.pdf" for kind in FIGURES],
         *[
@@ -113,6 +114,7 @@ rule bars:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("figures"),
+        published=published_digest(),
         results=lambda wildcards: RESULTS,
         folder=lambda wildcards: f"{RESULTS}/figures",
     script:

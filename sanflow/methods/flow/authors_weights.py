@@ -5,6 +5,7 @@ statistics network. Their names appear in this file only.
 """
 
 import dataclasses
+import logging
 import os
 import pickle
 import re
@@ -16,11 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sanflow.config import Experiment
+from sanflow.data.images import load_images
+from sanflow.device import choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.errors import WeightsError
 from sanflow.files import sha256_of_file
+from sanflow.methods.cost import Cost
+from sanflow.methods.fit import FitFiles
+from sanflow.methods.flow.detector import measure_constants
 from sanflow.methods.flow.model import AnomalyFlow
+from sanflow.methods.flow.settings import OfficialExperiment
+from sanflow.methods.method import FitJob
+
+logger = logging.getLogger(__name__)
 
 ENCODER, FLOWS, STATISTICS = "encoder_state_dict", "decoder_state_dict", "variance"
 
@@ -64,7 +73,43 @@ class Imported:
     report: dict[str, Any]
 
 
-def import_official(path: str | os.PathLike[str], experiment: Experiment) -> Imported:
+def fit(job: FitJob) -> None:
+    """Import the authors' file of a category in place of training: method `official`.
+
+    The constants that calibrate the scores are measured on the training images.
+
+    Raises:
+        WeightsError: If the file is missing or damaged, or does not fit the experiment.
+    """
+    device = choose_device(job.device)
+    cost = Cost(device)
+    precision = usable_precision(job.experiment.precision, device)
+    files = FitFiles(job, device_name(device), precision)
+    path = job.experiment.files_for(job.index.dataset, job.index.category)["official_weights"]
+    with repeatable():
+        with cost.phase("setup"):
+            imported = import_official(path, job.experiment)
+        parameters = sum(parameter.numel() for parameter in imported.model.parameters())
+        files.introduce({"parameters": parameters})
+        images_NHW3 = load_images(job.index, "train", job.input_size, cache=job.cache)
+        model, encoder = placed(imported.model, device), placed(imported.encoder, device)
+        files.write_checkpoint(
+            job.outputs.checkpoint,
+            model.state_dict(),
+            constants=measure_constants(model, encoder, images_NHW3, job.input_size, precision),
+            encoder=encoder,
+            encoder_state=imported.encoder_state,
+            facts={"channels": encoder.channels},
+            details={"import": imported.report},
+        )
+    files.write_record(cost, {"parameters": parameters, "import": imported.report, "encoder": encoder.identity})
+    report = imported.report
+    logger.info("%s: encoder %s, %s.", path, report["encoder"], report.get("why", "nothing kept of it"))
+    for key in report["unused_keys"]:
+        logger.info("  unused: %s", key)
+
+
+def import_official(path: str | os.PathLike[str], experiment: OfficialExperiment) -> Imported:
     """Read a checkpoint of the authors' code as the model that `experiment` describes; no code of it is run.
 
     Arguments:
@@ -125,7 +170,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _import_encoder(
-    theirs: dict[str, Tensor], experiment: Experiment
+    theirs: dict[str, Tensor], experiment: OfficialExperiment
 ) -> tuple[Encoder, dict[str, Tensor] | None, dict[str, Any]]:
     """The encoder, its tensors if a checkpoint must carry them, and a report."""
     settings: dict[str, Any] = {
@@ -149,7 +194,7 @@ def _import_encoder(
     return encoder, theirs, report | {"encoder": "from the file", "why": why}
 
 
-def _require_experiment(experiment: Experiment, flows: list[dict[str, Tensor]]) -> None:
+def _require_experiment(experiment: OfficialExperiment, flows: list[dict[str, Tensor]]) -> None:
     """Compare the architecture that the flows' names and shapes tell with the experiment's."""
     first_condition = OUR_BLOCK.format(block=0, name="subnet.condition_weight")
     mixings = {key.rsplit(".", 1)[1] for flow in flows for key in flow if ".mixing." in key}

@@ -6,9 +6,10 @@ Shapes: B images, C channels, H x W pixels of the input, h x w cells of a scale'
 M positions that N is a multiple of, P channels of the position code.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,6 @@ from sanflow.methods.flow.coupling_flow import ConditionalFlow, Permutation, pos
 from sanflow.methods.flow.distributions import Base, InverseGamma
 from sanflow.methods.flow.losses import Terms, location_objective, loss_of
 from sanflow.methods.flow.statistics_network import FixedBase, StatisticsNetwork
-
-if TYPE_CHECKING:
-    from sanflow.config import Experiment
 
 
 class AnomalyFlow(nn.Module):
@@ -74,7 +72,7 @@ class AnomalyFlow(nn.Module):
             raise ValueError(f"Expected base 'predicted' or 'fixed', but got {base!r}.")
 
     @classmethod
-    def from_experiment(cls, channels: Sequence[int], experiment: "Experiment", seed: int | None) -> "AnomalyFlow":
+    def from_experiment(cls, channels: Sequence[int], experiment: Any, seed: int | None) -> "AnomalyFlow":
         """The model that an experiment describes, for an encoder of these channels."""
         return cls(
             channels,
@@ -150,15 +148,13 @@ class AnomalyFlow(nn.Module):
         return self.flows[scale](*self.locations(features_BCHW))
 
     @torch.no_grad()
-    def log_prob_grids(self, features: Sequence[Tensor], images_B3HW: Tensor) -> list[Tensor]:
-        """Log-probability per channel of every location under the normal base.
+    def score(self, features: Sequence[Tensor], images_B3HW: Tensor, latents_of: int | None = None) -> "FlowScores":
+        """Compute the log-probability per channel of every location under the normal base.
 
         Arguments:
             features: Features of each scale, (B, C, h, w).
             images_B3HW: The images they come from, as the encoder saw them.
-
-        Returns:
-            For each scale (B, h, w): (log p + log|det J|) / C.
+            latents_of: A scale whose latents are given too; None for none.
 
         Raises:
             ValueError: If the model is in training mode, where a score would depend on the other images of its batch.
@@ -168,19 +164,30 @@ class AnomalyFlow(nn.Module):
                 "Expected the model in eval mode for scores, but it is in training mode; call model.eval()."
             )
         base = self.base_for(images_B3HW, *features)
-        grids = []
+        scores = FlowScores([], base.variance() if isinstance(base, InverseGamma) else None)
         for scale, features_BCHW in enumerate(features):
             batch, channels, height, width = features_BCHW.shape
             z_NC, log_det_N = self.latents(scale, features_BCHW)
             log_prob_N = base.at_grid(height, width).flatten().log_prob(z_NC) + log_det_N
-            grids.append((log_prob_N / channels).reshape(batch, height, width))
-        return grids
+            scores.grids.append((log_prob_N / channels).reshape(batch, height, width))
+            if scale == latents_of:
+                scores.latents_NC = z_NC
+        return scores
 
-    @torch.no_grad()
-    def variance(self, images_B3HW: Tensor) -> Tensor | None:
-        """Predicted variance of the base at every pixel, (B, H, W) in (0, 5]; None if the base is fixed."""
-        base = self.base(images_B3HW)
-        return base.variance() if isinstance(base, InverseGamma) else None
+
+@dataclasses.dataclass
+class FlowScores:
+    """Scores of a batch.
+
+    Arguments:
+        grids: For each scale (B, h, w): (log p + log|det J|) / C.
+        variance_Bhw: Variance of the base in (0, 5], at the pixels that the grids read; None if the base is fixed.
+        latents_NC: Latents of the scale that was asked for.
+    """
+
+    grids: list[Tensor]
+    variance_Bhw: Tensor | None
+    latents_NC: Tensor | None = None
 
 
 def _spawned(seed: int | None, number: int) -> list[int] | list[None]:

@@ -1,0 +1,101 @@
+"""What every experiment has, whatever its method. Each method adds its own keys (`sanflow/methods/`)."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from sanflow.config.names import ExpandedPath, FileName
+from sanflow.config.strict import StrictModel
+
+Size = int | tuple[int, int]
+Sizes = Size | dict[str, Size]
+SMALLEST_INPUT = 16
+
+
+class Experiment(StrictModel):
+    """One row of a benchmark: a method with its settings."""
+
+    method: str
+    """The method."""
+    label: str | None = None
+    """Its name in tables and figures; the experiment's key if unset."""
+    datasets: list[FileName] | None = None
+    """The data sets it applies to; all of the benchmark if unset."""
+    input_size: Sizes = 256
+    """Pixels: one number, `[height, width]`, or `{default: ..., <category>: ...}`."""
+    evaluate_at: Literal["input", "native"] = "input"
+    """`native`: also measure at each image's own resolution, as `native_*`; the headline stays at the input's."""
+
+    # Keys that change nothing that a fit computes.
+    not_fitted: ClassVar[frozenset[str]] = frozenset({"datasets", "evaluate_at", "label"})
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "Experiment":
+        if isinstance(self.input_size, dict) and "default" not in self.input_size:
+            raise ValueError("`input_size` by category needs the key `default`")
+        if any(min(pair_of(size)) < SMALLEST_INPUT for size in sizes_of(self.input_size)):
+            raise ValueError(f"expected `input_size` of at least {SMALLEST_INPUT} pixels, but got {self.input_size}")
+        return self
+
+    def input_size_for(self, dataset: str, category: str) -> tuple[int, int]:
+        """Return height and width, in pixels, at which images of a category enter the method."""
+        if isinstance(self.input_size, dict):
+            return pair_of(self.input_size.get(category, self.input_size["default"]))
+        return pair_of(self.input_size)
+
+    def fit_settings(self, dataset: str, category: str) -> dict[str, Any]:
+        """Return all keys that decide the result of a fit, as plain values, resolved for one category."""
+        return {
+            **self.model_dump(mode="json", exclude=set(self.not_fitted)),
+            "input_size": list(self.input_size_for(dataset, category)),
+        }
+
+    def files_for(self, dataset: str, category: str) -> dict[str, str]:
+        """Return key -> path of the files and folders that the experiment names for a category."""
+        return {}
+
+    def content_files(self, dataset: str, category: str) -> list[str]:
+        """Return the paths of the files whose content decides the result of a fit."""
+        return list(self.files_for(dataset, category).values())
+
+    @property
+    def kept_epochs(self) -> list[int]:
+        """The epochs (counted from 1) that are kept and scored beside the last one."""
+        return []
+
+
+class EncoderExperiment(Experiment):
+    """An experiment that looks at images through a frozen encoder."""
+
+    encoder: str
+    """`timm/<name>.<tag>` or `torchvision/<name>`."""
+    weights: ExpandedPath = "pretrained"
+    """`pretrained`, `bundled` (from an installed package), `random`, or a .pth or .safetensors file."""
+    taps: list[str] | None = None
+    """Names of the layers that give the features, one a scale; the encoder's own if unset."""
+    scales: int = Field(3, ge=1, le=4)
+    """How many scales, where `taps` is unset."""
+    padding: Literal["reflect", "zeros"] | None = None
+    """Padding of a ResNet's convolutions; unset: `reflect` for the paper's ResNets, as in both releases."""
+
+    def content_files(self, dataset: str, category: str) -> list[str]:
+        """Return the file of weights too, where `weights` names one."""
+        return [*super().content_files(dataset, category), self.weights]
+
+    @model_validator(mode="after")
+    def _check_encoder(self) -> "EncoderExperiment":
+        if self.encoder.split("/")[0] not in {"timm", "torchvision", "sanflow"} or "/" not in self.encoder:
+            raise ValueError(f"expected `encoder` as timm/<name>.<tag> or torchvision/<name>, but got {self.encoder!r}")
+        return self
+
+
+def pair_of(size: Size) -> tuple[int, int]:
+    """Return height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def sizes_of(sizes: Sizes | None) -> list[Size]:
+    """Return all sizes of a setting that may give one for each category; none where it is unset."""
+    if sizes is None:
+        return []
+    return list(sizes.values()) if isinstance(sizes, dict) else [sizes]

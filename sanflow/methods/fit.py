@@ -1,0 +1,172 @@
+"""What every fit shares: its digests and provenance, and the files that it writes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sanflow.encoders import Encoder, build_encoder
+from sanflow.files import write_json
+from sanflow.methods.checkpoints import Checkpoint, save_checkpoint
+from sanflow.methods.cost import Cost
+from sanflow.methods.method import FitJob
+from sanflow.methods.registry import detector_method
+from sanflow.provenance import Provenance, Step, code_digest, environment, environment_tags, fit_digest
+
+
+class FitFiles:
+    """Writes the outputs of one fit and tells the tracker of it.
+
+    Arguments:
+        job: The fit.
+        device: Name of its device.
+        precision: Of its matrix products and convolutions.
+
+    Attributes:
+        config_digest: Of the settings and of the files they name.
+        code_digest: Of the code that decides the result.
+    """
+
+    def __init__(self, job: FitJob, device: str, precision: str) -> None:
+        self.job = job
+        self.device, self.precision = device, precision
+        index = job.index
+        self.config_digest = fit_digest(job.experiment, index.dataset, index.category)
+        self.code_digest = code_digest(None, detector_method(job.experiment.method).fit_modules)
+
+    def introduce(self, facts: Mapping[str, Any]) -> None:
+        """Log what is fitted, and with what.
+
+        Arguments:
+            facts: What may differ between attempts: parameters, steps and so on.
+        """
+        job, index = self.job, self.job.index
+        job.tracker.log_params(
+            {
+                "dataset": index.dataset,
+                "category": index.category,
+                "experiment": job.name,
+                "seed": job.seed,
+                "settings": job.settings,
+            }
+        )
+        job.tracker.log_tags(
+            {
+                **environment_tags(),
+                "device": self.device,
+                "precision": self.precision,
+                "training_images": len(index.train),
+                **facts,
+                "code_digest": self.code_digest,
+                "config_digest": self.config_digest,
+                "data_digest": index.digest,
+            }
+        )
+        job.tracker.log_dataset(f"{index.dataset}/{index.category}", index.digest, str(index.root), "train")
+
+    def write_checkpoint(
+        self,
+        path: Path,
+        state: Mapping[str, Tensor],
+        *,
+        constants: Mapping[str, float],
+        encoder: Encoder | None = None,
+        encoder_state: Mapping[str, Tensor] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        epoch: int | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint of the detector as it is now.
+
+        Arguments:
+            path: The file.
+            state: Named tensors of the method.
+            constants: Name of a grid -> the constant that calibrates it.
+            encoder: The encoder, whose identity is kept.
+            encoder_state: Its tensors, only where they cannot be had elsewhere.
+            facts: What else the method needs to be built again, JSON values.
+            epoch: The epoch, where there are epochs.
+            history: One mapping per epoch, JSON values.
+            details: What the provenance of the fit shall also say, JSON values.
+        """
+        job, index = self.job, self.job.index
+        provenance = Provenance(
+            dataset=index.dataset,
+            category=index.category,
+            experiment_name=job.name,
+            experiment=job.experiment.model_dump(mode="json"),
+            index_digest=index.digest,
+            config_digest=self.config_digest,
+            seed=job.seed,
+            epoch=epoch,
+            encoder=None if encoder is None else encoder.identity,
+            steps={"fit": Step(self.code_digest, self.device, self.precision, details=dict(details or {}))},
+        )
+        save_checkpoint(
+            path,
+            Checkpoint(
+                experiment=job.experiment,
+                input_size=job.input_size,
+                state=dict(state),
+                constants=dict(constants),
+                provenance=provenance,
+                facts=dict(facts or {}),
+                encoder_state=None if encoder_state is None else dict(encoder_state),
+                history=[dict(record) for record in history],
+            ),
+        )
+
+    def write_record(self, cost: Cost, facts: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write train.json, and log it with its costs.
+
+        Arguments:
+            cost: Of all attempts.
+            facts: What the method has to say of the fit, JSON values; `images` is how many it looked at.
+            history: One mapping per epoch, JSON values.
+        """
+        seconds = {**cost.seconds, "total": cost.total}
+        # As wall time sees it: a step is handed to a GPU before it is done, so only sums over phases are right.
+        fitting = sum(seconds.get(phase, 0.0) for phase in ("steps", "waiting_for_data"))
+        images = facts.get("images")
+        record = {
+            "history": [dict(epoch) for epoch in history],
+            "device": self.device,
+            "precision": self.precision,
+            "training_images": len(self.job.index.train),
+            **facts,
+            "seconds": seconds,
+            "images_per_second": images / fitting if images and fitting else None,
+            "peak_memory_bytes": cost.peak(),
+            "energy_joules": cost.energy(),
+            "attempts": cost.attempts,
+            "digests": {"config": self.config_digest, "data": self.job.index.digest, "code": self.code_digest},
+            "versions": environment(),
+        }
+        write_json(self.job.outputs.record, record)
+        tracker = self.job.tracker
+        tracker.log_artifact(self.job.outputs.record)
+        costs = {f"seconds_{phase}": value for phase, value in seconds.items()}
+        costs |= {
+            name: record[name] for name in ("images_per_second", "peak_memory_bytes", "energy_joules", "attempts")
+        }
+        known = {f"cost/{name}": float(value) for name, value in costs.items() if value is not None}
+        tracker.log_metrics(known, step=len(history))
+
+
+def encoder_of(experiment: Any, feature_scales: Sequence[float] | None = None) -> Encoder:
+    """Build the encoder of an experiment, on the CPU.
+
+    Arguments:
+        experiment: An `EncoderExperiment`.
+        feature_scales: What to divide each scale of the features by.
+    """
+    return build_encoder(
+        experiment.encoder,
+        weights=experiment.weights,
+        taps=experiment.taps,
+        scales=experiment.scales,
+        padding=experiment.padding,
+        feature_scales=feature_scales,
+    )

@@ -1,0 +1,60 @@
+"""Keep the checkpoints of some epochs until the training is done.
+
+They are in the state's folder while the training runs, because Snakemake empties the declared one before each attempt.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanflow.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class KeptEpochs:
+    """The kept epochs of one training.
+
+    Arguments:
+        state: Folder of the training's states.
+        target: Folder that holds them in the end; None if none are kept.
+        key: Short name of the training, for file names.
+        epochs: The epochs, counted from 1.
+    """
+
+    state: Path
+    target: Path | None
+    key: str
+    epochs: Sequence[int]
+
+    def wants(self, epoch: int) -> bool:
+        """Whether an epoch is kept."""
+        return self.target is not None and epoch in self.epochs
+
+    def file(self, epoch: int) -> Path:
+        """Where the checkpoint of an epoch is written during the training."""
+        return self.state / "kept" / f"{self.key}.epoch{epoch:02d}.pt"
+
+    def publish(self) -> None:
+        """Put all kept epochs into the target folder.
+
+        Raises:
+            IntegrityError: If one was deleted meanwhile.
+        """
+        if self.target is None:
+            return
+        for epoch in self.epochs:
+            source = self.file(epoch)
+            if not source.exists():
+                raise IntegrityError(
+                    f"Expected epoch {epoch}, which `keep_every` keeps, at {source}, but it was deleted. Delete the "
+                    f"folder {self.state} and train again."
+                )
+            self.target.mkdir(parents=True, exist_ok=True)
+            target = self.target / f"epoch{epoch:02d}.pt"
+            target.unlink(missing_ok=True)
+            try:
+                os.link(source, target)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, target)

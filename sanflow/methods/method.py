@@ -1,0 +1,190 @@
+"""What the pipeline asks of a method.
+
+Two kinds exist. A `DetectorMethod` is fitted on normal images and scores any image. A `MapSource` gives finished
+anomaly maps of the test images. The workflow, the code digests, the checks before a run and the tables see only these
+classes.
+
+Importing this module does not import torch: the functions of a detector are named, and imported when they are called.
+
+Shapes: B images, H x W pixels, h x w cells of a grid, N = B h w locations, C channels.
+"""
+
+import dataclasses
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sanflow.anomaly_maps.scores_file import Kind
+from sanflow.config.experiment import Experiment
+from sanflow.data.images import ImageCache
+from sanflow.data.index import Index
+from sanflow.tracking import Tracker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sanflow.methods.checkpoints import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of a benchmark.
+
+    Arguments:
+        name: The value of `method` in a benchmark file.
+        settings: Its keys; a pydantic model whose `method` is `Literal[name]`.
+    """
+
+    name: str
+    settings: type[Experiment]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorMethod(Method):
+    """A method that is fitted on normal images.
+
+    Arguments:
+        fit_function: `<module>:<function>` of `fit(job: FitJob) -> None`, which writes the job's outputs.
+        load_function: `<module>:<function>` of `load(checkpoint: Checkpoint, device: str) -> Detector`.
+        fit_needs_gpu: Whether the fit runs faster on a GPU than it takes to wait for one.
+        scoring_needs_gpu: The same for scoring.
+    """
+
+    fit_function: str
+    load_function: str
+    fit_needs_gpu: bool = True
+    scoring_needs_gpu: bool = True
+
+    def fit(self, job: "FitJob") -> None:
+        """Fit a detector and write its checkpoint and train.json."""
+        pkgutil.resolve_name(self.fit_function)(job)
+
+    def load(self, checkpoint: "Checkpoint", device: str) -> "Detector":
+        """Build the detector of a checkpoint on a device, ready to score."""
+        detector: Detector = pkgutil.resolve_name(self.load_function)(checkpoint, device)
+        return detector
+
+    @property
+    def fit_modules(self) -> tuple[str, ...]:
+        """The module at which the code of the fit begins; the digest of the code follows its imports."""
+        return (self.fit_function.partition(":")[0],)
+
+    @property
+    def load_modules(self) -> tuple[str, ...]:
+        """The module at which the code of the detector begins."""
+        return (self.load_function.partition(":")[0],)
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSource(Method):
+    """A method whose anomaly maps are read from files: the experiment says where they are.
+
+    Arguments:
+        maps_key: The key of the experiment that names the folder of maps.
+    """
+
+    maps_key: str = "maps"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where a fit writes.
+
+    Arguments:
+        checkpoint: The fitted detector.
+        record: train.json: history and cost.
+        state: Folder of saved states from which a killed fit resumes; it is no output of a rule.
+        kept: Folder of the checkpoints of kept epochs; None if there are none.
+    """
+
+    checkpoint: Path
+    record: Path
+    state: Path
+    kept: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FitJob:
+    """What one fit is given.
+
+    Arguments:
+        experiment: Settings; of the method's own model.
+        name: Key of the experiment in the benchmark.
+        index: The category; a fit opens only its training images.
+        seed: Of everything that is drawn.
+        outputs: Where to write.
+        tracker: Logs parameters, epochs and costs.
+        cache: The image cache; None decodes into memory.
+        device: `auto`, `cuda` or `cpu`.
+        save_every_seconds: Shortest time between two saves of the state.
+        on_step: Called after each step with the number of steps done; for tests.
+    """
+
+    experiment: Any
+    name: str
+    index: Index
+    seed: int
+    outputs: Outputs
+    tracker: Tracker
+    cache: ImageCache | None = None
+    device: str = "auto"
+    save_every_seconds: float = 300.0
+    on_step: Callable[[int], None] | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width at which images of the category enter the method."""
+        size: tuple[int, int] = self.experiment.input_size_for(self.index.dataset, self.index.category)
+        return size
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of the experiment that decide the fit, as plain values."""
+        settings: dict[str, Any] = self.experiment.fit_settings(self.index.dataset, self.index.category)
+        return settings
+
+
+@dataclasses.dataclass
+class Output:
+    """What a detector computes for a batch of images.
+
+    Arguments:
+        grids: Name of a scale -> (B, h, w), float32.
+        image_scores: (B,) scores of the method's own; None: an image's score is the maximum of its map.
+        variance_Bhw: For figures: the predicted variance of the base; None if the method has none.
+        latents_NC: For figures: latent vectors of one scale at all its locations, images first, then rows.
+        latent_scale: Name of that scale.
+    """
+
+    grids: "dict[str, Tensor]"
+    image_scores: "Tensor | None" = None
+    variance_Bhw: "Tensor | None" = None
+    latents_NC: "Tensor | None" = None
+    latent_scale: str | None = None
+
+
+class Detector(Protocol):
+    """A fitted detector on a device.
+
+    Attributes:
+        kind: What a number of its grids means, see `sanflow.anomaly_maps.scores_file`.
+        input_size: Height and width of the images it takes.
+        constants: Name of a grid -> the constant that calibrates it, measured by the fit; empty for anomaly maps.
+        device: Name of its device, for the records.
+        precision: Of its matrix products and convolutions.
+    """
+
+    kind: Kind
+    input_size: tuple[int, int]
+    constants: dict[str, float]
+    device: str
+    precision: str
+
+    def __call__(self, images_BHW3: "Tensor", *, extras: bool = False) -> Output:
+        """Score a batch.
+
+        Arguments:
+            images_BHW3: uint8, of `input_size`, in host memory.
+            extras: Also give what only figures need.
+        """

@@ -1,0 +1,56 @@
+"""The methods that a benchmark may name.
+
+A package adds its own through the entry point group `sanflow.methods`: the value is a `DetectorMethod` or `MapSource`.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sanflow.errors import ConfigError
+from sanflow.methods import external
+from sanflow.methods.flow import settings as flow
+from sanflow.methods.method import DetectorMethod, MapSource, Method
+
+GROUP = "sanflow.methods"
+BUILT_IN: tuple[Method, ...] = (flow.SANFLOW, flow.CFLOW_MATCHED, flow.CFLOW, flow.OFFICIAL, external.EXTERNAL)
+
+
+def _methods() -> Mapping[str, Method]:
+    """The methods by name, those of other packages after the built-in ones.
+
+    Raises:
+        ConfigError: If another package's entry is no method, or has the name of a known one.
+    """
+    found = {method.name: method for method in BUILT_IN}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        method = entry.load()
+        if not isinstance(method, DetectorMethod | MapSource):
+            raise ConfigError(
+                f"Expected a DetectorMethod or MapSource in the entry point {entry.value!r} of {GROUP}, but got "
+                f"{type(method).__name__}. Correct or uninstall that package."
+            )
+        if method.name in found:
+            raise ConfigError(
+                f"Expected a new name for the method of the entry point {entry.value!r}, but {method.name!r} is taken. "
+                "Rename it or uninstall that package."
+            )
+        found[method.name] = method
+    return MappingProxyType(found)
+
+
+METHODS = _methods()
+
+
+def detector_method(name: str) -> DetectorMethod:
+    """Return the method of a name, which must be a detector.
+
+    Raises:
+        ConfigError: If the method has finished maps and no detector.
+    """
+    method = METHODS[name]
+    if not isinstance(method, DetectorMethod):
+        raise ConfigError(
+            f"Expected a method that is fitted, but `{name}` reads finished maps; there is nothing to fit or to load."
+        )
+    return method
