@@ -120,8 +120,19 @@ def code_digest(stage: str, package: Path = PACKAGE) -> str:
         stage: A key of `STAGES`.
         package: The folder of the package.
     """
+    return modules_digest(STAGES[stage], package)
+
+
+@functools.cache
+def modules_digest(entries: tuple[str, ...], package: Path = PACKAGE) -> str:
+    """Compute the SHA-256 over what modules do, and the modules of sanflow that they import.
+
+    Arguments:
+        entries: Full names of modules.
+        package: The folder of the package.
+    """
     digest = hashlib.sha256()
-    for module in sorted(modules_of(STAGES[stage], package)):
+    for module in sorted(modules_of(entries, package)):
         digest.update(module.encode() + b"\0" + _meaning(_file_of(module, package)).encode() + b"\0")
     return digest.hexdigest()
 

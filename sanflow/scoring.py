@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from sanflow.anomaly_maps.fusion import calibration_constants
 from sanflow.anomaly_maps.scores_file import Extras, Scores
-from sanflow.data.images import load_images, load_masks
+from sanflow.data.images import ImageCache, load_images, load_masks
 from sanflow.data.index import Index
 from sanflow.device import (
     MEMORY_FORMAT,
@@ -52,8 +51,7 @@ def score(
     index: Index,
     *,
     device: str = "auto",
-    cache: Path | None = None,
-    cache_bytes: int | None = None,
+    cache: ImageCache | None = None,
     batch_size: int | None = None,
 ) -> tuple[Scores, Extras]:
     """Score the test images of a category.
@@ -62,8 +60,7 @@ def score(
         checkpoint_path: Of a model trained on (or imported for) this category.
         index: The category.
         device: `auto`, `cuda` or `cpu`.
-        cache: Folder of the image cache; None decodes into memory.
-        cache_bytes: Limit of the cache.
+        cache: The image cache; None decodes into memory.
         batch_size: Images at once; 8 on a CPU, 32 on a GPU if None.
 
     Returns:
@@ -78,8 +75,8 @@ def score(
     chosen = choose_device(device)
     with repeatable():
         scorer = Scorer.of(checkpoint, chosen, batch_size or BATCH_SIZE[chosen.type])
-        train_NHW3 = load_images(index, "train", checkpoint.input_size, cache_dir=cache, cache_bytes=cache_bytes)
-        test_NHW3 = load_images(index, "test", checkpoint.input_size, cache_dir=cache, cache_bytes=cache_bytes)
+        train_NHW3 = load_images(index, "train", checkpoint.input_size, cache=cache)
+        test_NHW3 = load_images(index, "test", checkpoint.input_size, cache=cache)
         calibration = _evenly(len(train_NHW3), MOST_CALIBRATION_IMAGES)
         constants = calibration_constants(scorer.grids(train_NHW3[calibration], "calibrating"))
         start = time.perf_counter()

@@ -2,9 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sanflow.data.images import ImageCache
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cuda (stops where there is none) or cpu.")]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder of the image cache; decodes into memory if unset.")]
@@ -68,8 +71,7 @@ def train(
             name=experiment,
             seed=seed,
             device=device,
-            cache=cache,
-            cache_bytes=int(cache_gigabytes * 1e9),
+            cache=_image_cache(cache, cache_gigabytes),
             save_every_seconds=save_state_every,
         )
 
@@ -98,8 +100,7 @@ def score(
         checkpoint,
         read_index(index),
         device=device,
-        cache=cache,
-        cache_bytes=int(cache_gigabytes * 1e9),
+        cache=_image_cache(cache, cache_gigabytes),
         batch_size=batch_size,
     )
     more.save(extras)
@@ -126,6 +127,12 @@ def gpu_exec(
         raise ConfigError("Expected a command to run, as in `sanflow gpu-exec -- sanflow train ...`, but got none.")
     _tell()
     run_on_gpu(context.args, slots_per_gpu=slots_per_gpu, device=device)
+
+
+def _image_cache(folder: Path | None, gigabytes: float) -> "ImageCache | None":
+    from sanflow.data.images import ImageCache
+
+    return None if folder is None else ImageCache(folder, int(gigabytes * 1e9))
 
 
 def _tell() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sanflow.config import Experiment
-from sanflow.data.images import load_images
+from sanflow.data.images import ImageCache, load_images
 from sanflow.data.index import Index
 from sanflow.device import (
     MEMORY_FORMAT,
@@ -78,8 +78,7 @@ def train(
     name: str,
     seed: int,
     device: str = "auto",
-    cache: Path | None = None,
-    cache_bytes: int | None = None,
+    cache: ImageCache | None = None,
     save_every_seconds: float = 300.0,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
@@ -96,8 +95,7 @@ def train(
         name: Key of the experiment in the benchmark.
         seed: Of weights, order and anomalies.
         device: `auto`, `cuda` or `cpu`.
-        cache: Folder of the image cache; None decodes into memory.
-        cache_bytes: Limit of the cache.
+        cache: The image cache; None decodes into memory.
         save_every_seconds: Shortest time between two saves of the state.
         on_step: Called after each step with the number of steps done; for tests.
 
@@ -108,7 +106,7 @@ def train(
     """
     chosen_device = choose_device(device)
     with repeatable(), StopSignals() as stop:
-        _Training(experiment, index, outputs, tracker, name, seed, chosen_device, cache, cache_bytes).run(
+        _Training(experiment, index, outputs, tracker, name, seed, chosen_device, cache).run(
             stop, save_every_seconds, on_step
         )
 
@@ -125,12 +123,11 @@ class _Training:
         name: str,
         seed: int,
         device: torch.device,
-        cache: Path | None,
-        cache_bytes: int | None,
+        cache: ImageCache | None,
     ) -> None:
         self.experiment, self.index, self.outputs, self.tracker = experiment, index, outputs, tracker
         self.name, self.seed, self.device = name, seed, device
-        self.cache: dict[str, Any] = {"cache_dir": cache, "cache_bytes": cache_bytes}
+        self.cache = cache
         self.size = experiment.input_size_for(index.category)
         self.precision = usable_precision(experiment.precision, device)
         self.cost = Cost(device)
@@ -187,7 +184,7 @@ class _Training:
         """Make all parts; from the state what was trained, all else anew."""
         experiment = self.experiment
         self.encoder = self._encoder(state)
-        images_NHW3 = load_images(self.index, "train", self.size, **self.cache)
+        images_NHW3 = load_images(self.index, "train", self.size, cache=self.cache)
         if len(images_NHW3) < experiment.batch_size:
             raise ConfigError(
                 f"Expected at least as many training images as a batch holds ({experiment.batch_size}), but "
@@ -196,7 +193,7 @@ class _Training:
         self.anomalies, foreign_NHW3 = None, None
         if experiment.synthetic_anomalies:
             self.anomalies = SyntheticAnomalies(self.size, len(images_NHW3), self.seed)
-            foreign_NHW3 = load_images(self.index, "train", self.anomalies.foreign_size, **self.cache)
+            foreign_NHW3 = load_images(self.index, "train", self.anomalies.foreign_size, cache=self.cache)
         self.batches = Batches(
             images_NHW3,
             foreign_NHW3,
