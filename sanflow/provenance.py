@@ -110,17 +110,27 @@ def _digest_as_of(file: Path, changed: int) -> str:
     return sha256_of_file(file)
 
 
-@functools.cache
-def code_digest(stage: str | None, more: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
+def code_digest(stage: str, more: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
     """Compute the SHA-256 over what the Python code of a stage does.
 
     Arguments:
-        stage: A key of `STAGES`; None where `more` is all there is.
-        more: Further modules at which the stage begins, such as a method's; also of other packages.
+        stage: A key of `STAGES`.
+        more: Further modules at which the stage begins, such as a method's.
+        package: The folder of the package.
+    """
+    return modules_digest((*STAGES[stage], *more), package)
+
+
+@functools.cache
+def modules_digest(entries: tuple[str, ...], package: Path = PACKAGE) -> str:
+    """Compute the SHA-256 over what modules do, and the modules of sanflow that they import.
+
+    Arguments:
+        entries: Full names of modules, also of other packages.
         package: The folder of the package.
     """
     digest = hashlib.sha256()
-    for module in sorted(modules_of((*(STAGES[stage] if stage else ()), *more), package)):
+    for module in sorted(modules_of(entries, package)):
         digest.update(module.encode() + b"\0" + _meaning(_file_of(module, package)).encode() + b"\0")
     return digest.hexdigest()
 

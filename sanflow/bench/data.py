@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from sanflow.data.images import load_images
+from sanflow.data.images import ImageCache, load_images
 from sanflow.data.index import Index, build_index
 
 BATCH = 8
@@ -54,14 +54,14 @@ def bench_data(
         cold_threads_seconds = time.perf_counter() - start
 
         start = time.perf_counter()
-        load_images(index, "train", shape, cache_dir=top / "cache")
+        load_images(index, "train", shape, cache=ImageCache(top / "cache"))
         making_seconds = time.perf_counter() - start
         array_file = next((top / "cache").glob("*/images.npy"))
         _forget([array_file])
         process = psutil.Process()
         before = process.memory_info().rss
         start = time.perf_counter()
-        cached = load_images(index, "train", shape, cache_dir=top / "cache")
+        cached = load_images(index, "train", shape, cache=ImageCache(top / "cache"))
         opening_seconds = time.perf_counter() - start
         n_read, checksum = 0, 0
         start = time.perf_counter()

@@ -65,6 +65,10 @@ def cached(
     """
     name = hashlib.sha256(f"{FORM}|{key}".encode()).hexdigest()[:32]
     folder = cache / name
+    # First without the lock, which cannot be taken in a cache that is only readable.
+    found = _open(folder, shape)
+    if found is not None:
+        return found
     with storage_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / f".{name}.lock").acquire()
@@ -126,7 +130,8 @@ def _open(folder: Path, shape: tuple[int, ...]) -> ndarray | None:
         places = range(len(array)) if whole else np.linspace(0, len(array) - 1, SAMPLE).astype(int)
         if any(zlib.crc32(array[i].tobytes()) != facts["crc32"][i] for i in places):
             return None
-        os.utime(folder / "entry.json")
+        with contextlib.suppress(OSError):  # of another user, or on a read-only disk
+            os.utime(folder / "entry.json")
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError):
         return None
     return array

@@ -1,17 +1,24 @@
-"""Decode one image or mask: any type Pillow opens, to 8-bit RGB or to a bool array.
+"""Decode and resize one image: any type that Pillow opens, to 8-bit RGB.
+
+The image cache is keyed by a digest of this module's code and its imports, so only what decides pixels belongs here.
 
 Shapes: H height, W width.
 """
 
+import hashlib
 import io
 import struct
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
 from sanflow.errors import DataError
+
+Resampling = Literal["bilinear", "lanczos"]
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 
 # What Pillow raises for files that are damaged, cut, of no known type or absurdly large.
 DAMAGE = (
@@ -38,14 +45,11 @@ def decode_image(source: Path | bytes, name: str | Path = "") -> Image.Image:
         DataError: If the file is missing, no image, or damaged.
     """
     name = name or str(source if isinstance(source, Path) else "image")
+    data = read_bytes(source, "an image") if isinstance(source, Path) else source
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
             return _to_rgb(image)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"Expected an image at {name}, but there is none. Restore it or make the index anew."
-        ) from error
     except DAMAGE as error:
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"Expected a readable image at {name}, but got: {reason}. Replace the file.") from error
@@ -74,66 +78,59 @@ def _eight_bits(values: ndarray) -> ndarray:
     return np.clip((values.astype(np.int64) + 128) // 257, 0, 255).astype(np.uint8)
 
 
-def read_mask(root: Path, reference: str, above: int = 0) -> ndarray:
-    """Read a mask at its own resolution.
+def read_image(path: Path, size: tuple[int, int], resampling: Resampling, sha256: str = "") -> ndarray:
+    """Read one image as (H, W, 3) uint8, squashed to `size`; the file is read once.
 
     Arguments:
-        root: The data set's top folder.
-        reference: A file, a folder of files to join, or `<file>.npy#<frame>`; relative to `root`.
-        above: A pixel is defective above this grey value.
-
-    Returns:
-        (H, W) bool, True where defective.
+        path: The file.
+        size: Height and width in pixels.
+        resampling: Filter of the resizing.
+        sha256: Expected digest of the file's bytes; unset: not checked.
 
     Raises:
-        DataError: If a file is missing or damaged, or joined masks differ in size.
+        DataError: If the file is missing or damaged, or has another digest.
     """
-    path, _, frame = reference.partition("#")
-    if frame:
-        return np.asarray(_array_frame(root / path, int(frame)) > above)
-    if (root / path).is_dir():
-        parts = [_mask_file(file, above) for file in mask_files(root / path)]
-        if not parts or any(part.shape != parts[0].shape for part in parts):
-            raise DataError(f"Expected masks of one size in {root / path}, but got {[part.shape for part in parts]}.")
-        return np.logical_or.reduce(parts)
-    return _mask_file(root / path, above)
+    height, width = size
+    data = read_bytes(path, "an image")
+    if sha256:
+        require_same(path, hashlib.sha256(data).hexdigest(), sha256)
+    image = decode_image(data, path)
+    if image.size != (width, height):
+        image = image.resize((width, height), FILTERS[resampling])
+    return np.asarray(image)
 
 
-def mask_files(folder: Path) -> list[Path]:
-    """The files of a mask that consists of several."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+def read_bytes(path: Path, kind: str) -> bytes:
+    """Read a whole file.
 
+    Arguments:
+        path: The file.
+        kind: What it is, for the message: "a mask".
 
-def mask_bytes(root: Path, reference: str) -> bytes:
-    """What a mask's digest covers: the bytes of its files, or of its frame."""
-    path, _, frame = reference.partition("#")
-    if frame:
-        return np.ascontiguousarray(_array_frame(root / path, int(frame))).tobytes()
-    if (root / path).is_dir():
-        return b"".join(file.read_bytes() for file in mask_files(root / path))
-    return (root / path).read_bytes()
-
-
-def _mask_file(path: Path, above: int) -> ndarray:
+    Raises:
+        DataError: If it is missing or cannot be read.
+    """
     try:
-        with Image.open(path) as image:
-            # Palette and bilevel masks hold class numbers or flags: any value but 0 is defective.
-            values = np.asarray(image)
-            threshold = 0 if image.mode in {"P", "1"} else above
-            has_alpha = image.mode in {"LA", "RGBA"}
+        return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"Expected a mask at {path}, but there is none. Restore it or make the index anew.") from error
-    except DAMAGE as error:
-        raise DataError(f"Expected a readable mask at {path}, but got: {error}. Replace the file.") from error
-    if values.ndim == 3:
-        values = (values[..., :-1] if has_alpha else values).max(axis=-1)
-    return np.asarray(values > threshold)
+        raise DataError(f"Expected {kind} at {path}, but there is none. Restore it or make the index anew.") from error
+    except OSError as error:
+        raise DataError(f"Expected {kind} at {path}, but got: {error.strerror}. Make the file readable.") from error
 
 
-def _array_frame(path: Path, frame: int) -> ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)[frame]
-    except (OSError, ValueError, IndexError) as error:
+def require_same(name: str | Path, found: str, indexed: str) -> None:
+    """Refuse content that changed since it was indexed.
+
+    Arguments:
+        name: Of the image or mask, for the message.
+        found: SHA-256 of its content now.
+        indexed: SHA-256 in the index.
+
+    Raises:
+        DataError: If the digests differ.
+    """
+    if found != indexed:
         raise DataError(
-            f"Expected masks (frames, height, width) with frame {frame} in {path}, but got: {error}."
-        ) from error
+            f"Expected {name} as it was indexed (sha256 {indexed[:12]}), but it has changed since "
+            f"(sha256 {found[:12]}). Index the category again: snakemake --forcerun index."
+        )

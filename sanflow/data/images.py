@@ -4,26 +4,37 @@ Shapes: N images, H height, W width. Images are uint8 RGB, masks are bool.
 Training and foreign images are resized bilinearly, test images by Lanczos, masks by nearest neighbour.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import PIL
 from numpy import ndarray
 from PIL import Image
 
 from sanflow.data.cache import cached
-from sanflow.data.decode import decode_image, mask_bytes, read_mask
+from sanflow.data.decode import Resampling, read_image, require_same
 from sanflow.data.index import Index
-from sanflow.errors import DataError
-from sanflow.files import sha256_of_file
+from sanflow.data.masks import read_mask
+from sanflow.provenance import modules_digest
 
-Resampling = Literal["bilinear", "lanczos"]
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 RESAMPLING_OF_SPLIT: dict[str, Resampling] = {"train": "bilinear", "test": "lanczos"}
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Where decoded, resized images are kept.
+
+    Arguments:
+        folder: Made if missing; one that cannot be written is only read.
+        max_bytes: The least recently used entries are removed when the cache grows beyond this; None: no limit.
+    """
+
+    folder: Path
+    max_bytes: int | None = None
 
 
 def load_images(
@@ -32,8 +43,7 @@ def load_images(
     size: tuple[int, int],
     resampling: Resampling | None = None,
     *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    cache_bytes: int | None = None,
+    cache: ImageCache | None = None,
     workers: int | None = None,
 ) -> ndarray:
     """The images of a split at one size, in the order of the index.
@@ -43,8 +53,7 @@ def load_images(
         split: "train" or "test".
         size: Height and width in pixels; images are squashed to it.
         resampling: "bilinear" or "lanczos"; unset: bilinear for training, Lanczos for test images.
-        cache_dir: Folder of the cache, where the result is kept and mapped into memory; unset: decoded into memory.
-        cache_bytes: The cache's least recently used parts go when it grows beyond this.
+        cache: Where the result is kept and mapped into memory; None: decoded into memory.
         workers: Threads that decode; one per processor, at most 8, if unset.
 
     Returns:
@@ -67,28 +76,14 @@ def load_images(
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(read, range(len(names))))
 
-    if cache_dir is None:
+    if cache is None:
         images_NHW3 = np.empty(shape, np.uint8)
         fill(images_NHW3)
         return images_NHW3
-    key = f"{index.digest}|{split}|{height}x{width}|{chosen}"
+    code = modules_digest(("sanflow.data.decode",))
+    key = f"{index.digest}|{split}|{height}x{width}|{chosen}|{code}|Pillow {PIL.__version__}"
     label = f"{index.dataset}/{index.category} {split} {height}x{width} {chosen}"
-    return cached(Path(cache_dir), key, label, shape, fill, limit_bytes=cache_bytes)
-
-
-def read_image(path: Path, size: tuple[int, int], resampling: Resampling, sha256: str = "") -> ndarray:
-    """One image as (H, W, 3) uint8, squashed to `size` (height, width).
-
-    Raises:
-        DataError: If it is missing or damaged, or its bytes do not have the digest `sha256`, if one is given.
-    """
-    height, width = size
-    image = decode_image(path)
-    if sha256:
-        _require_same(path, sha256_of_file(path), sha256)
-    if image.size != (width, height):
-        image = image.resize((width, height), FILTERS[resampling])
-    return np.asarray(image)
+    return cached(cache.folder, key, label, shape, fill, limit_bytes=cache.max_bytes)
 
 
 def load_masks(index: Index, size: tuple[int, int] | None = None, split: str = "test") -> ndarray | list[ndarray]:
@@ -121,17 +116,10 @@ def iterate_masks(index: Index, size: tuple[int, int] | None = None, split: str 
         if reference == "":
             yield np.zeros(shape, bool)
             continue
-        mask_HW = read_mask(index.root, reference, index.mask_above)
-        _require_same(reference, hashlib.sha256(mask_bytes(index.root, reference)).hexdigest(), digest)
+        mask = read_mask(index.root, reference, index.mask_above)
+        require_same(reference, mask.sha256, digest)
+        mask_HW = mask.defect_HW
         if mask_HW.shape != shape:
             resized = Image.fromarray(mask_HW.astype(np.uint8)).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
             mask_HW = np.asarray(resized) > 0
         yield mask_HW
-
-
-def _require_same(file: str | Path, found: str, indexed: str) -> None:
-    if indexed and found != indexed:
-        raise DataError(
-            f"Expected {file} as it was indexed (sha256 {indexed[:12]}), but it has changed since "
-            f"(sha256 {found[:12]}). Index the category again: snakemake --forcerun index."
-        )

@@ -16,8 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from sanflow.data.decode import decode_image, mask_bytes, read_mask
+from sanflow.data.decode import decode_image, read_bytes
 from sanflow.data.layouts import Row, list_rows, locate
+from sanflow.data.masks import read_mask
 from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import atomic_path, read_json, write_json
@@ -196,17 +197,17 @@ def _record(root: Path, row: Row, mask_above: int) -> dict[str, Any]:
         "problems": [],
     }
     try:
-        data = _bytes(root / row.image)
+        data = read_bytes(root / row.image, "an image")
         record["sha256"] = hashlib.sha256(data).hexdigest()
         record["width"], record["height"] = decode_image(data, row.image).size
     except DataError as error:
         record["problems"].append(str(error))
     if row.mask:
         try:
-            mask_HW = read_mask(root, row.mask, mask_above)
-            height, width = mask_HW.shape
-            record["defect_pixels"] = int(mask_HW.sum())
-            record["mask_sha256"] = hashlib.sha256(mask_bytes(root, row.mask)).hexdigest()
+            mask = read_mask(root, row.mask, mask_above)
+            height, width = mask.defect_HW.shape
+            record["defect_pixels"] = int(mask.defect_HW.sum())
+            record["mask_sha256"] = mask.sha256
             if record["width"] and (width, height) != (record["width"], record["height"]):
                 size = f"{record['width']} x {record['height']}"
                 record["problems"].append(
@@ -215,13 +216,6 @@ def _record(root: Path, row: Row, mask_above: int) -> dict[str, Any]:
         except DataError as error:
             record["problems"].append(str(error))
     return record
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Expected an image at {path}, but got: {error.strerror}. Restore the file.") from error
 
 
 def _leaks(table: pd.DataFrame) -> list[str]:

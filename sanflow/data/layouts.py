@@ -4,7 +4,7 @@ A row names its image and mask by paths relative to the data set's top folder. A
 - "" for a defect-free image,
 - a file,
 - a folder, whose images are joined (MVTec LOCO has several masks per image), or
-- `<file>.npy#<frame>`, one frame of an array (frames, height, width) (ShanghaiTech Campus).
+- `<file>.npy/<frame>`, one frame of an array (frames, height, width) (ShanghaiTech Campus).
 
 A layout never decides silently: what does not fit goes into `problems`, which the index reports together.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.random import RandomState
 from PIL import Image
 
-from sanflow.data.decode import read_mask
+from sanflow.data.masks import read_mask
 from sanflow.errors import DataError
 
 SPLIT_SEED = 0  # of data sets that come without a split of their own
@@ -216,7 +216,7 @@ def _kolektor_sdd(root: Path, category: str) -> Listing:
             mask = masks.pop(image.stem, None)
             if mask is None:
                 listing.problems.append(f"{_relative(image, root)}: no mask; expected {image.stem}_label.bmp beside it")
-            elif read_mask(root, _relative(mask, root)).any():
+            elif read_mask(root, _relative(mask, root)).defect_HW.any():
                 listing.rows.append(Row("test", "defect", _relative(image, root), _relative(mask, root)))
             else:
                 good.append(_relative(image, root))
@@ -267,7 +267,7 @@ def _shanghaitech_campus(root: Path, category: str) -> Listing:
             continue
         for k, image in enumerate(images):
             kind = "abnormal" if abnormal[k] else "good"
-            mask = f"{_relative(masks, root)}#{k}" if abnormal[k] else ""
+            mask = f"{_relative(masks, root)}/{k}" if abnormal[k] else ""
             listing.rows.append(Row("test", kind, _relative(image, root), mask))
     return listing
 

@@ -12,7 +12,7 @@ from sanflow.methods.checkpoints import Checkpoint, save_checkpoint
 from sanflow.methods.cost import Cost
 from sanflow.methods.method import FitJob
 from sanflow.methods.registry import detector_method
-from sanflow.provenance import Provenance, Step, code_digest, environment, environment_tags, fit_digest
+from sanflow.provenance import Provenance, Step, environment, environment_tags, fit_digest, modules_digest
 
 
 class FitFiles:
@@ -33,7 +33,7 @@ class FitFiles:
         self.device, self.precision = device, precision
         index = job.index
         self.config_digest = fit_digest(job.experiment, index.dataset, index.category)
-        self.code_digest = code_digest(None, detector_method(job.experiment.method).fit_modules)
+        self.code_digest = modules_digest(detector_method(job.experiment.method).fit_modules)
 
     def introduce(self, facts: Mapping[str, Any]) -> None:
         """Log what is fitted, and with what.

@@ -1,5 +1,6 @@
 """The image cache: the same pixels as decoding, shared by jobs, bounded, mended when damaged."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import pytest
 
 import sanflow.data.cache as module
 from sanflow.data.cache import cached, clear, entries
-from sanflow.data.images import load_images
+from sanflow.data.images import ImageCache, load_images, load_masks
 from sanflow.data.index import build_index
 from sanflow.errors import StorageError
 from tests.helpers.miniatures import mvtec
@@ -25,9 +26,9 @@ def index(tmp_path):
 
 def test_the_cache_gives_what_decoding_gives_and_decodes_once(index, tmp_path, monkeypatch):
     decoded = load_images(index, "train", (8, 6))
-    first = load_images(index, "train", (8, 6), cache_dir=tmp_path / "cache")
+    first = load_images(index, "train", (8, 6), cache=ImageCache(tmp_path / "cache"))
     monkeypatch.setattr("sanflow.data.images.read_image", lambda *_: pytest.fail("decoded again"))
-    second = load_images(index, "train", (8, 6), cache_dir=tmp_path / "cache")
+    second = load_images(index, "train", (8, 6), cache=ImageCache(tmp_path / "cache"))
     assert isinstance(second, np.memmap)
     assert np.array_equal(first, decoded)
     assert np.array_equal(second, decoded)
@@ -44,7 +45,7 @@ def test_split_size_resampling_and_content_have_entries_of_their_own(index, tmp_
         ("train", (6, 8), None),
         ("test", (8, 6), None),
     ):
-        loaded = load_images(index, split, size, resampling, cache_dir=cache)
+        loaded = load_images(index, split, size, resampling, cache=ImageCache(cache))
         assert np.array_equal(loaded, load_images(index, split, size, resampling))
     assert sorted(entry.label for entry in entries(cache)) == [
         "mine/screw test 8x6 lanczos",
@@ -52,6 +53,41 @@ def test_split_size_resampling_and_content_have_entries_of_their_own(index, tmp_
         "mine/screw train 8x6 bilinear",
         "mine/screw train 8x6 lanczos",
     ]
+
+
+def test_another_reading_code_or_pillow_decodes_again(index, tmp_path, monkeypatch):
+    cache = ImageCache(tmp_path / "cache")
+    load_images(index, "train", (8, 6), cache=cache)
+    monkeypatch.setattr("sanflow.data.images.PIL.__version__", "0.0")
+    load_images(index, "train", (8, 6), cache=cache)
+    assert len(entries(cache.folder)) == 2
+    monkeypatch.setattr("sanflow.data.images.modules_digest", lambda modules: f"edited {modules}")
+    load_images(index, "train", (8, 6), cache=cache)
+    assert len(entries(cache.folder)) == 3
+
+
+def test_each_file_is_read_once(index, monkeypatch):
+    opened = []
+    honest = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or honest(path))
+    load_images(index, "test", (8, 6))
+    assert sorted(opened) == ["000.png", "000.png", "001.png", "001.png"]  # in good and in broken
+    opened.clear()
+    load_masks(index)
+    assert opened == ["000_mask.png", "001_mask.png"]
+
+
+def test_a_cache_that_is_only_readable_is_read(tmp_path, monkeypatch):
+    cached(tmp_path, "key", "label", (4, 10), fill_with(1))
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("sanflow.data.cache.os.utime", refuse)
+    monkeypatch.setattr("sanflow.data.cache.FileLock.acquire", refuse)
+    assert (cached(tmp_path, "key", "label", (4, 10), fill_with(2)) == 1).all()
+    with pytest.raises(StorageError, match="Make the folder writable or choose another one"):
+        cached(tmp_path, "other", "label", (4, 10), fill_with(2))
 
 
 def fill_with(value: int):

@@ -83,15 +83,15 @@ def test_real_magnetic_tiles(shared, tmp_path):
 
 def test_ringing_around_masks_is_no_defect(tmp_path):
     mask(tmp_path / "mask.png")
-    from sanflow.data.decode import read_mask
+    from sanflow.data.masks import read_mask
 
     grey = np.full((4, 4), 20, np.uint8)
     grey[1, 1] = 255
     from PIL import Image
 
     Image.fromarray(grey).save(tmp_path / "ringing.png")
-    assert read_mask(tmp_path, "ringing.png", above=127).sum() == 1
-    assert read_mask(tmp_path, "ringing.png").sum() == 16
+    assert read_mask(tmp_path, "ringing.png", above=127).defect_HW.sum() == 1
+    assert read_mask(tmp_path, "ringing.png").defect_HW.sum() == 16
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sanflow.methods.method import DetectorMethod, MapSource
 from sanflow.methods.registry import METHODS
 from sanflow.pipeline.benchmark import benchmark_path, load_benchmark
 from sanflow.pipeline.preflight import categories_of
-from sanflow.provenance import code_digest, digest_of, fit_digest, listing_digest
+from sanflow.provenance import code_digest, digest_of, fit_digest, listing_digest, modules_digest
 
 try:
     SETTINGS = settings_from(config)

@@ -31,7 +31,7 @@ rule train:
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
-        code=lambda wildcards: code_digest(None, method_of(wildcards).fit_modules),
+        code=lambda wildcards: modules_digest(method_of(wildcards).fit_modules),
         config=fit_digest_of,
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
@@ -50,7 +50,7 @@ use rule train as train_keeping with:
     wildcard_constraints:
         experiment=experiments_of(DetectorMethod, keeping=True),
     params:
-        code=lambda wildcards: code_digest(None, method_of(wildcards).fit_modules),
+        code=lambda wildcards: modules_digest(method_of(wildcards).fit_modules),
         config=fit_digest_of,
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
