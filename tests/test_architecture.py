@@ -52,8 +52,10 @@ def imports(name: str) -> set[tuple[str, bool]]:
                 full = f"{node.module}.{alias.name}"
                 found.add((full if full in MODULES and not _shadowed(node.module, alias.name) else node.module, at_top))
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        # What only a type checker imports is not imported when the module is.
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for child in ast.iter_child_nodes(node):
-            visit(child, at_top and not inside)
+            visit(child, at_top and not inside and not typing_only)
 
     visit(ast.parse(MODULES[name].read_text("utf-8")), True)
     return found

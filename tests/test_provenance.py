@@ -1,20 +1,27 @@
 """Digests change with what the code and the configuration do, and with nothing else."""
 
+import json
 import os
 import shutil
 
 import pytest
 
+from sanflow.methods.flow.settings import OfficialExperiment, SanflowExperiment
+from sanflow.methods.method import DetectorMethod
+from sanflow.methods.registry import METHODS, detector_method
 from sanflow.provenance import (
     NEUTRAL,
     PACKAGE,
     STAGES,
+    Provenance,
+    Step,
     code_digest,
     digest_of,
     environment,
+    fit_digest,
     listing_digest,
+    modules_digest,
     modules_of,
-    training_digest,
 )
 
 
@@ -36,66 +43,85 @@ def test_neutral_modules_exist():
 
 
 def test_a_stage_depends_on_what_its_modules_import():
-    found = modules_of(STAGES["score"])
+    found = modules_of((*STAGES["score"], *detector_method("sanflow").load_modules))
     assert {"sanflow.scoring", "sanflow.methods.flow.coupling_flow", "sanflow.data.decode"} <= found
     assert not {module for module in found if module.startswith(("sanflow.report", "sanflow.errors", "sanflow.cli"))}
 
 
 def test_editing_figures_changes_the_digest_of_figures_alone(package):
     append(next((package / "report/figures").glob("[a-z]*.py")), "\nEDITED = True\n")
-    changed = {stage for stage in STAGES if code_digest(stage, package) != code_digest(stage)}
+    changed = {stage for stage in STAGES if code_digest(stage, package=package) != code_digest(stage)}
     assert changed == {"figures"}
 
 
-def test_editing_the_flow_changes_training_and_scoring(package):
+def test_editing_the_flow_changes_training_and_scoring_of_flows_alone(package):
     append(package / "methods/flow/coupling_flow.py", "\nEDITED = True\n")
-    changed = {stage for stage in STAGES if code_digest(stage, package) != code_digest(stage)}
-    assert {"train", "score"} <= changed
-    assert not changed & {"index", "evaluate", "tables", "figures"}
+    method = detector_method("sanflow")
+    assert modules_digest(method.fit_modules, package) != modules_digest(method.fit_modules)
+    assert code_digest("score", method.load_modules, package) != code_digest("score", method.load_modules)
+    assert not [stage for stage in STAGES if code_digest(stage, package=package) != code_digest(stage)]
+
+
+def test_the_registry_of_methods_and_settings_decide_no_fit():
+    """A new method must not train the others again."""
+    for method in METHODS.values():
+        if isinstance(method, DetectorMethod):
+            found = modules_of(method.fit_modules)
+            assert not {"sanflow.methods.registry", "sanflow.cli", "sanflow.pipeline.benchmark"} & found
 
 
 def test_comments_docstrings_layout_and_touching_change_nothing(package):
     path = package / "methods/flow/coupling_flow.py"
     path.write_text("# A remark.\n\n\n" + path.read_text("utf-8").replace('"""', '"""More words. ', 1), "utf-8")
-    assert code_digest("train", package) == code_digest("train")
+    modules = detector_method("sanflow").fit_modules
+    assert modules_digest(modules, package) == modules_digest(modules)
 
 
 def test_a_function_of_a_docstring_alone_still_has_a_body(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text('def nothing():\n    """Says it."""\n')
     monkeypatch.setitem(STAGES, "tables", ("sanflow.a",))
-    assert len(code_digest("tables", tmp_path)) == 64
+    assert len(code_digest("tables", package=tmp_path)) == 64
 
 
-def test_another_weights_file_under_the_same_name_trains_again(tmp_path):
+def experiment(**changes):
+    return SanflowExperiment.model_validate({"method": "sanflow", "encoder": "torchvision/squeezenet1_0", **changes})
+
+
+def test_another_weights_file_under_the_same_name_fits_again(tmp_path):
     path = tmp_path / "encoder.pth"
-    settings = {"encoder": "torchvision/squeezenet1_0", "weights": str(path)}
-    missing = training_digest(settings)
+    settings = experiment(weights=str(path))
+    missing = fit_digest(settings, "d", "c")
     path.write_bytes(b"one")
-    first = training_digest(settings)
+    first = fit_digest(settings, "d", "c")
     os.utime(path, (1, 1))
-    assert training_digest(settings) == first  # touched, not changed
+    assert fit_digest(settings, "d", "c") == first  # touched, not changed
     path.write_bytes(b"two")
-    assert len({missing, first, training_digest(settings)}) == 3
-
-
-def test_the_shipped_weights_are_part_of_the_training_digest(tmp_path, monkeypatch):
-    settings = {"encoder": "sanflow/compact", "weights": "pretrained"}
-    shipped = training_digest(settings)
-    other = tmp_path / "compact.safetensors"
-    other.write_bytes(b"other")
-    monkeypatch.setattr("sanflow.provenance.resource", lambda name: other)
-    assert training_digest(settings) != shipped
-    for fixed in ({**settings, "weights": "random"}, {"encoder": "timm/resnet18.tv_in1k", "weights": "pretrained"}):
-        assert training_digest(fixed) == digest_of([fixed, [None, None]])
+    assert len({missing, first, fit_digest(settings, "d", "c")}) == 3
 
 
 def test_another_file_of_the_authors_imports_again(tmp_path):
     path = tmp_path / "bottle.pt"
-    settings = {"encoder": "timm/x.y", "weights": "pretrained", "official_weights": str(path)}
+    settings = OfficialExperiment(
+        method="official", encoder="timm/x.y", official_weights=str(tmp_path / "{category}.pt")
+    )
     path.write_bytes(b"one")
-    first = training_digest(settings)
+    first = fit_digest(settings, "d", "bottle")
     path.write_bytes(b"two")
-    assert training_digest(settings) != first
+    assert fit_digest(settings, "d", "bottle") != first
+
+
+def test_a_label_changes_no_fit():
+    assert fit_digest(experiment(label="Ours"), "d", "c") == fit_digest(experiment(), "d", "c")
+    assert fit_digest(experiment(epochs=10), "d", "c") != fit_digest(experiment(), "d", "c")
+
+
+def test_a_provenance_survives_a_file():
+    provenance = Provenance("d", "c", "e", {"epochs": 3}, "i", "k", seed=1).with_step(
+        "fit", Step("code", "cpu", "fp32")
+    )
+    again = Provenance.from_dict(json.loads(json.dumps(provenance.to_dict())))
+    assert again == provenance
+    assert provenance.with_step("score", Step("other"), epoch=2).epoch == 2
 
 
 def test_a_listing_notices_names_and_sizes_and_times_if_asked(tmp_path):

@@ -1,5 +1,7 @@
 """Scores of a small trained model: the model's own numbers, in the order of the index, whatever the batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sanflow.cli import app
 from sanflow.data.images import load_images, load_masks
 from sanflow.errors import DataError
 from sanflow.methods.checkpoints import load_checkpoint, save_checkpoint
+from sanflow.methods.flow.detector import load
 from sanflow.scoring import sample_locations, score
 from tests.helpers.small_training import N_TEST, SIZE, SmallTraining
 
@@ -37,12 +40,12 @@ def scored(small):
 
 def test_scores_are_the_model_s_own(small, scored):
     scores, _ = scored
-    checkpoint = load_checkpoint(small.outputs.checkpoint)
-    encoder, model = checkpoint.build_encoder(), checkpoint.build_model()
+    detector = load(load_checkpoint(small.outputs.checkpoint), "cpu")
+    encoder, model = detector.encoder, detector.model
     images_NHW3 = torch.from_numpy(load_images(small.index, "test", (SIZE, SIZE)))
     mean, std = (torch.tensor(values)[:, None, None] for values in (encoder.mean, encoder.std))
     images_N3HW = (images_NHW3.permute(0, 3, 1, 2) / 255 - mean) / std
-    expected = model.log_prob_grids(encoder(images_N3HW), images_N3HW)
+    expected = model.score(encoder(images_N3HW), images_N3HW).grids
     assert list(scores.grids) == ["scale0", "scale1", "scale2"]
     for grid_Nhw, expected_Nhw in zip(scores.grids.values(), expected, strict=True):
         np.testing.assert_allclose(grid_Nhw, expected_Nhw.numpy(), rtol=1e-4, atol=1e-4)
@@ -53,12 +56,12 @@ def test_scores_are_the_model_s_own(small, scored):
 
 
 def test_constants_are_the_largest_of_normal_training_images(small, scored):
-    checkpoint = load_checkpoint(small.outputs.checkpoint)
-    encoder, model = checkpoint.build_encoder(), checkpoint.build_model()
+    detector = load(load_checkpoint(small.outputs.checkpoint), "cpu")
+    encoder, model = detector.encoder, detector.model
     images_NHW3 = torch.from_numpy(load_images(small.index, "train", (SIZE, SIZE)))
     mean, std = (torch.tensor(values)[:, None, None] for values in (encoder.mean, encoder.std))
     images_N3HW = (images_NHW3.permute(0, 3, 1, 2) / 255 - mean) / std
-    grids = model.log_prob_grids(encoder(images_N3HW), images_N3HW)
+    grids = model.score(encoder(images_N3HW), images_N3HW).grids
     assert list(scored[0].constants.values()) == pytest.approx([grid.max().item() for grid in grids], rel=1e-4)
 
 
@@ -76,7 +79,7 @@ def test_dark_squares_are_less_likely_than_noise(small, scored):
 
 def test_extras_hold_variances_and_labelled_latents(small, scored):
     scores, extras = scored
-    assert extras.variance.shape == (2 * N_TEST, SIZE // 4, SIZE // 4)
+    assert extras.variance.shape == (2 * N_TEST, *scores.grids["scale0"].shape[1:])
     assert (extras.variance > 0).all()
     assert extras.latent_scale == "scale1"
     assert len(extras.latents) == len(extras.latent_labels)
@@ -99,7 +102,8 @@ def test_provenance_says_what_was_scored(small, scored):
     assert (provenance["dataset"], provenance["category"], provenance["seed"]) == ("noisy", "noise", 0)
     assert provenance["index_digest"] == small.index.digest
     assert provenance["checkpoint_digest"] == load_checkpoint(small.outputs.checkpoint).digest
-    assert provenance["calibration_images"] == len(small.index.train)
+    assert set(provenance["steps"]) == {"fit", "score"}
+    assert provenance["steps"]["score"]["device"].startswith("cpu")
 
 
 def test_the_sample_is_seeded():
@@ -111,16 +115,8 @@ def test_the_sample_is_seeded():
 def test_a_checkpoint_of_another_category_is_refused(small, tmp_path):
     checkpoint = load_checkpoint(small.outputs.checkpoint)
     other = tmp_path / "other.pt"
-    save_checkpoint(
-        other,
-        checkpoint.build_model(),
-        checkpoint.experiment,
-        checkpoint.encoder_identity,
-        channels=checkpoint.channels,
-        seed=0,
-        input_size=checkpoint.input_size,
-        provenance={"dataset": "noisy", "category": "stripes"},
-    )
+    elsewhere = dataclasses.replace(checkpoint.provenance, category="stripes")
+    save_checkpoint(other, dataclasses.replace(checkpoint, provenance=elsewhere))
     with pytest.raises(DataError, match="Expected a checkpoint of noisy/noise, but got one of noisy/stripes"):
         score(other, small.index, device="cpu")
 
@@ -136,7 +132,9 @@ def test_train_and_score_from_the_command_line(small, tmp_path):
     train = ["train", index, "--benchmark", benchmark, "--seed", 3, "--output", tmp_path / "checkpoint.pt"]
     train += ["--history", tmp_path / "train.json", "--state", state, "--device", "cpu", "--cache", tmp_path / "cache"]
     assert "one of small, other, but got 'smal'" in str(run(*train, "--experiment", "smal").exception)
-    assert "Expected an experiment that is trained" in str(run(*train, "--experiment", "other").exception)
+    assert "Expected a method that is fitted, but `external` reads finished maps" in str(
+        run(*train, "--experiment", "other").exception
+    )
     done = run(*train, "--experiment", "small")
     assert done.exit_code == 0, done.output
     assert state.is_dir()

@@ -8,9 +8,11 @@ from PIL import Image
 from sanflow.anomaly_maps.from_other_tools import score_external
 from sanflow.data.index import build_index
 from sanflow.errors import DataError
+from sanflow.methods.external import ExternalExperiment
 from tests.helpers.results import draw_data_set
 
 SIZE = (32, 32)
+EXPERIMENT = ExternalExperiment(method="external", maps="m", input_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +43,28 @@ def write(file, map_HW):
 def test_each_type_and_layout(tmp_path, index, maps, ending, prefix):
     for image, map_HW in maps.items():
         write((tmp_path / image.removeprefix(prefix)).with_suffix(ending), map_HW)
-    scores = score_external(index, tmp_path, SIZE, {"seed": 1})
+    scores = score_external(index, tmp_path, EXPERIMENT, name="theirs", seed=1)
     factor = 256 if ending == ".png" else 1
     np.testing.assert_array_equal(scores.grids["map"], factor * np.stack(list(maps.values())))
     assert scores.paths == list(index.test.image)
     assert scores.labels.tolist() == (index.test.label == 1).tolist()
     digest = scores.provenance.pop("maps_sha256")
     assert len(digest) == 64
-    assert scores.provenance == {"seed": 1, "index_digest": index.digest}
+    known = {name: scores.provenance[name] for name in ("experiment_name", "seed", "index_digest", "category")}
+    assert known == {"experiment_name": "theirs", "seed": 1, "index_digest": index.digest, "category": "nut"}
     assert scores.input_size == SIZE
 
 
 def test_maps_at_the_size_of_their_images_are_kept_so(tmp_path, index):
     for image in index.test.image:
         write((tmp_path / image).with_suffix(".npy"), np.ones((48, 40), np.float64))
-    assert score_external(index, tmp_path, SIZE).grids["map"].shape == (6, 48, 40)
+    assert score_external(index, tmp_path, EXPERIMENT, name="theirs").grids["map"].shape == (6, 48, 40)
 
 
 def test_maps_of_both_sizes_come_to_the_input_size(tmp_path, index):
     for number, image in enumerate(index.test.image):
         write((tmp_path / image).with_suffix(".npy"), np.full((48, 40) if number else SIZE, number, np.float32))
-    found = score_external(index, tmp_path, SIZE).grids["map"]
+    found = score_external(index, tmp_path, EXPERIMENT, name="theirs").grids["map"]
     np.testing.assert_allclose(found, np.arange(6)[:, None, None] * np.ones(SIZE), rtol=1e-6)
 
 
@@ -69,7 +72,9 @@ def test_maps_of_both_sizes_come_to_the_input_size(tmp_path, index):
 def test_a_single_channel_may_be_an_axis(tmp_path, index, maps, shape):
     for image, map_HW in maps.items():
         write((tmp_path / image).with_suffix(".npy"), map_HW.reshape(shape))
-    np.testing.assert_array_equal(score_external(index, tmp_path, SIZE).grids["map"], np.stack(list(maps.values())))
+    np.testing.assert_array_equal(
+        score_external(index, tmp_path, EXPERIMENT, name="theirs").grids["map"], np.stack(list(maps.values()))
+    )
 
 
 def test_all_faults_in_one_error(tmp_path, index, maps):
@@ -83,7 +88,7 @@ def test_all_faults_in_one_error(tmp_path, index, maps):
     write((tmp_path / line0).with_suffix(".npy"), np.zeros((*SIZE, 3)))
     write(tmp_path / "nut/test/hole/000.npy", maps[dot1])
     with pytest.raises(DataError) as caught:
-        score_external(index, tmp_path, SIZE)
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")
     message = str(caught.value)
     assert "for each of 6 test images of my_parts/nut" in message
     assert f"{line1}: no map" in message
@@ -103,7 +108,7 @@ def test_every_number_type_of_tiff(tmp_path, index, maps, dtype):
         file.parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(file, (map_HW * 128).astype(dtype))
     expected = np.stack([(map_HW * 128).astype(dtype) for map_HW in maps.values()])
-    np.testing.assert_array_equal(score_external(index, tmp_path, SIZE).grids["map"], expected)
+    np.testing.assert_array_equal(score_external(index, tmp_path, EXPERIMENT, name="theirs").grids["map"], expected)
 
 
 def test_maps_that_are_none(tmp_path, index, maps):
@@ -118,7 +123,7 @@ def test_maps_that_are_none(tmp_path, index, maps):
         else:
             np.save(file, map_HW if number > 2 else np.full(SIZE, 1e300))
     with pytest.raises(DataError) as caught:
-        score_external(index, tmp_path, SIZE)
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")
     for message in ("got shape (2, 32, 32)", "it is an archive of arrays", "or larger ones"):
         assert message in str(caught.value)
 
@@ -129,16 +134,16 @@ def test_a_map_that_could_belong_to_several_images(tmp_path, index, maps):
     with pytest.raises(
         DataError, match=r"000\.npy: it could belong to .*dot/000\.png or .*; lay maps out as images are"
     ):
-        score_external(index, tmp_path, SIZE)
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")
 
 
 def test_a_missing_folder(tmp_path, index):
     with pytest.raises(DataError, match=r"a folder of anomaly maps at .*nowhere, but there is none\. Set `maps`"):
-        score_external(index, tmp_path / "nowhere", SIZE)
+        score_external(index, tmp_path / "nowhere", EXPERIMENT, name="theirs")
 
 
 def test_long_lists_are_cut(tmp_path, index, maps):
     for number in range(60):
         write(tmp_path / f"x{number}.npy", np.zeros(SIZE))
     with pytest.raises(DataError, match="and 26 more"):
-        score_external(index, tmp_path, SIZE)
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sanflow.config import Experiment
 from sanflow.data.index import Index, build_index, write_index
-from sanflow.methods.flow.training.loop import Outputs, train
+from sanflow.methods.flow.training.loop import fit
+from sanflow.methods.method import FitJob, Outputs
+from sanflow.methods.registry import METHODS
 from sanflow.tracking import NullTracker
 
 SIZE, N_TRAIN, N_TEST = 16, 12, 3
@@ -32,9 +33,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def small_experiment(**changes: Any) -> Experiment:
-    """A small experiment, with changes."""
-    return Experiment.model_validate(SETTINGS | changes)
+def small_experiment(**changes: Any) -> Any:
+    """Return a small experiment, with changes."""
+    settings = SETTINGS | changes
+    if settings["method"] == "cflow":
+        settings.pop("update")
+        settings = {"locations_per_step": 16, **settings}
+    return METHODS[settings["method"]].settings.model_validate(settings)
 
 
 def small_index(folder: Path) -> Index:
@@ -90,15 +95,17 @@ class SmallTraining:
     ) -> Outputs:
         self.calls += 1
         self.outputs = self.outputs_in(folder or self.folder / f"run{self.calls}")
-        train(
-            small_experiment(**changes),
-            self.index,
-            self.outputs,
-            NullTracker(),
-            name="small",
-            seed=seed,
-            device=device,
-            save_every_seconds=save_every_seconds,
-            on_step=on_step,
+        fit(
+            FitJob(
+                small_experiment(**changes),
+                "small",
+                self.index,
+                seed,
+                self.outputs,
+                NullTracker(),
+                device=device,
+                save_every_seconds=save_every_seconds,
+                on_step=on_step,
+            )
         )
         return self.outputs

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, and a damaged file never passes for a whole one."""
 
+import dataclasses
 import errno
 import pickle
 import random
@@ -7,14 +8,16 @@ import random
 import pytest
 import torch
 
-from sanflow.config import Experiment
 from sanflow.encoders import build_encoder
 from sanflow.errors import DataError, IntegrityError, StorageError, WeightsError
 from sanflow.methods import checkpoints
-from sanflow.methods.checkpoints import load_checkpoint, save_checkpoint
+from sanflow.methods.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from sanflow.methods.flow.detector import load
 from sanflow.methods.flow.model import AnomalyFlow
+from sanflow.methods.flow.settings import SanflowExperiment
+from sanflow.provenance import Provenance, Step
 
-EXPERIMENT = Experiment(
+EXPERIMENT = SanflowExperiment(
     method="sanflow",
     encoder="timm/resnet18.tv_in1k",
     weights="random",
@@ -35,16 +38,31 @@ def model(encoder) -> AnomalyFlow:
     return AnomalyFlow.from_experiment(encoder.channels, EXPERIMENT, seed=7).eval()
 
 
-def save(path, model, encoder, **changes) -> str:
-    settings = {
-        "channels": encoder.channels,
+def provenance_of(encoder):
+    facts = {
+        "dataset": "mine",
+        "category": "tile",
+        "experiment_name": "small",
+        "experiment": {},
+        "index_digest": "i",
+        "config_digest": "c",
         "seed": 7,
-        "input_size": (32, 48),
-        "feature_scales": encoder.feature_scales,
-        "history": [{"epoch": 1, "loss": 0.5}],
-        "provenance": {"category": "tile", "versions": {"torch": "2"}},
+        "encoder": encoder.identity,
+        "steps": {"fit": Step("code", "cpu", "fp32", {"torch": "2"})},
     }
-    return save_checkpoint(path, model, EXPERIMENT, encoder.identity, **(settings | changes))
+    return Provenance(**facts)
+
+
+def save(path, model, encoder, **changes) -> str:
+    parts = {
+        "input_size": (32, 48),
+        "state": model.state_dict(),
+        "constants": {"scale0": -1.5},
+        "provenance": provenance_of(encoder),
+        "facts": {"channels": encoder.channels},
+        "history": [{"epoch": 1, "loss": 0.5}],
+    }
+    return save_checkpoint(path, Checkpoint(EXPERIMENT, **(parts | changes)))
 
 
 def test_round_trip(model, encoder, tmp_path):
@@ -52,18 +70,18 @@ def test_round_trip(model, encoder, tmp_path):
     checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
     assert checkpoint.experiment == EXPERIMENT
     assert checkpoint.digest == digest
-    assert (checkpoint.seed, checkpoint.channels, checkpoint.input_size) == (7, [64], (32, 48))
-    assert checkpoint.feature_scales == [0.5]
+    assert (checkpoint.facts, checkpoint.input_size) == ({"channels": [64]}, (32, 48))
     assert checkpoint.history == [{"epoch": 1, "loss": 0.5}]
-    assert checkpoint.provenance == {"category": "tile", "versions": {"torch": "2"}}
-    assert checkpoint.encoder_identity == encoder.identity
+    assert checkpoint.provenance == provenance_of(encoder)
     assert checkpoint.encoder_state is None
 
-    images = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    again, encoder_again = checkpoint.build_model(), checkpoint.build_encoder()
-    assert not again.training
-    expected = model.log_prob_grids(encoder(images), images)
-    assert torch.equal(again.log_prob_grids(encoder_again(images), images)[0], expected[0])
+    images = torch.randint(0, 256, (1, 32, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    detector = load(checkpoint, "cpu")
+    assert detector.constants == {"scale0": -1.5}
+    assert not detector.model.training
+    images_B3HW = encoder.normalise(images.permute(0, 3, 1, 2) / 255)
+    expected = model.score(encoder(images_B3HW), images_B3HW).grids[0]
+    torch.testing.assert_close(detector(images).grids["scale0"], expected)
 
 
 def test_content_is_plain_and_has_no_encoder(model, encoder, tmp_path):
@@ -72,14 +90,12 @@ def test_content_is_plain_and_has_no_encoder(model, encoder, tmp_path):
     assert set(content) == {
         "format",
         "experiment",
-        "channels",
-        "seed",
         "input_size",
-        "encoder_identity",
-        "feature_scales",
-        "history",
+        "constants",
         "provenance",
-        "model_state",
+        "facts",
+        "history",
+        "state",
         "encoder_state",
         "digest",
     }
@@ -93,8 +109,8 @@ def test_digest_is_of_the_content(model, encoder, tmp_path):
     with torch.no_grad():
         next(model.parameters())[0] += 1e-3
     assert save(tmp_path / "c.pt", model, encoder) != first
-    model.load_state_dict(load_checkpoint(tmp_path / "a.pt").model_state)
-    assert save(tmp_path / "d.pt", model, encoder, seed=8) != first
+    model.load_state_dict(load_checkpoint(tmp_path / "a.pt").state)
+    assert save(tmp_path / "d.pt", model, encoder, constants={"scale0": -2.0}) != first
 
 
 def test_a_flipped_byte_is_noticed_or_harmless(model, encoder, tmp_path):
@@ -125,11 +141,11 @@ def test_a_changed_weight_is_noticed(model, encoder, tmp_path):
     path = tmp_path / "checkpoint.pt"
     save(path, model, encoder)
     content = torch.load(path, weights_only=True)
-    next(iter(content["model_state"].values())).view(-1)[0] += 1e-6
+    next(iter(content["state"].values())).view(-1)[0] += 1e-6
     torch.save(content, path)
     with pytest.raises(IntegrityError, match=r"has another.*Delete it and run again"):
         load_checkpoint(path)
-    torch.save(content | {"model_state": None}, path)
+    torch.save(content | {"state": None}, path)
     with pytest.raises(IntegrityError, match="has another"):
         load_checkpoint(path)
 
@@ -147,7 +163,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="there is none"):
         load_checkpoint(tmp_path / "none.pt")
     torch.save({"epoch": 3}, tmp_path / "other.pt")
-    with pytest.raises(IntegrityError, match=r"'without a format'.*import-official"):
+    with pytest.raises(IntegrityError, match=r"'without a format'.*`method: official`"):
         load_checkpoint(tmp_path / "other.pt")
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(IntegrityError, match="'list'"):
@@ -167,16 +183,24 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
 def test_configuration_of_another_version_is_named(model, encoder, tmp_path, monkeypatch):
     values = EXPERIMENT.model_dump(mode="json") | {"spectral": True}
-    monkeypatch.setattr(Experiment, "model_dump", lambda self, mode: values)
+    monkeypatch.setattr(SanflowExperiment, "model_dump", lambda self, mode: values)
     save(tmp_path / "checkpoint.pt", model, encoder)
     with pytest.raises(IntegrityError, match=r"this version of sanflow.*spectral"):
         load_checkpoint(tmp_path / "checkpoint.pt")
 
 
+def test_a_method_that_is_not_installed_is_named(model, encoder, tmp_path, monkeypatch):
+    values = EXPERIMENT.model_dump(mode="json") | {"method": "unheard-of"}
+    monkeypatch.setattr(SanflowExperiment, "model_dump", lambda self, mode: values)
+    save(tmp_path / "checkpoint.pt", model, encoder)
+    with pytest.raises(IntegrityError, match=r"one of 'unheard-of'\. Install the package"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+
+
 def test_other_encoder_weights_are_refused(model, encoder, tmp_path):
-    other = {**encoder.identity, "weights_sha256": "0" * 64}
-    save_checkpoint(tmp_path / "checkpoint.pt", model, EXPERIMENT, other, channels=[64], seed=7, input_size=(32, 48))
-    with pytest.raises(WeightsError, match=r"trained with \(sha256 0{64}\), but got others"):
+    other = dataclasses.replace(provenance_of(encoder), encoder={**encoder.identity, "weights_sha256": "0" * 64})
+    save(tmp_path / "checkpoint.pt", model, encoder, provenance=other)
+    with pytest.raises(WeightsError, match=r"fitted with \(sha256 0{64}\), but got others"):
         load_checkpoint(tmp_path / "checkpoint.pt").build_encoder()
 
 
@@ -191,7 +215,7 @@ def test_failed_write_leaves_the_previous_file(model, encoder, tmp_path, monkeyp
 
     monkeypatch.setattr(checkpoints.torch, "save", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        save(path, model, encoder, seed=9)
+        save(path, model, encoder, constants={})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 

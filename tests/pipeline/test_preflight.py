@@ -5,8 +5,8 @@ import yaml
 from typer.testing import CliRunner
 
 from sanflow.cli import app
-from sanflow.config import load_benchmark
 from sanflow.errors import ConfigError, DataError
+from sanflow.pipeline.benchmark import load_benchmark
 from sanflow.pipeline.preflight import check_benchmark
 from tests.helpers.miniatures import mvtec
 
@@ -65,7 +65,7 @@ def test_encoders_that_cannot_be_built(check, change, message):
 
 
 def test_all_faults_are_told_together_and_finished_jobs_need_nothing(check, tmp_path):
-    official = COMPACT | {"source": "official", "official_weights": "their/{category}.pt"}
+    official = COMPACT | {"method": "official", "official_weights": "their/{category}.pt"}
     wrong = {"maps": MAPS, "theirs": official, "a": COMPACT | {"taps": ["x"]}}
     with pytest.raises(ConfigError) as caught:
         check(**wrong)

@@ -108,7 +108,7 @@ def test_the_names_in_the_report_rules_are_those_of_the_package(root):
 PLANS = {
     "demo": {"download": 1, "index": 3, "train": 6, "score": 6, "evaluate": 6},
     "paper": {"download": 1, "index": 15, "train": 60, "score": 60, "evaluate": 60},
-    "official": {"download": 1, "index": 15, "import_official": 30, "score": 30, "evaluate": 30},
+    "official": {"download": 1, "index": 15, "train": 30, "score": 30, "evaluate": 30},
     "tiles": {"download": 1, "index": 1, "train": 15, "score": 15, "evaluate": 15},
     "ablation": {"download": 1, "index": 15, "train": 105, "score": 105, "evaluate": 105},
 }

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import typer
 import yaml
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import resnet18
 from typer.testing import CliRunner
 
-from sanflow.config import Experiment
+from sanflow.cli import app
 from sanflow.data.index import build_index, write_index
-from sanflow.errors import ConfigError, WeightsError
+from sanflow.errors import WeightsError
 from sanflow.files import read_json
-from sanflow.methods.checkpoints import load_checkpoint, save_checkpoint
+from sanflow.methods.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from sanflow.methods.flow.authors_weights import (
     BLOCK_KEYS,
     STATISTICS_KEYS,
@@ -30,6 +29,9 @@ from sanflow.methods.flow.authors_weights import (
     import_official,
     statistics_state,
 )
+from sanflow.methods.flow.detector import load
+from sanflow.methods.flow.settings import OfficialExperiment
+from sanflow.provenance import Provenance
 
 POSITION_CHANNELS, BLOCKS, CHANNELS = 16, 2, (128, 256, 512)
 
@@ -43,16 +45,15 @@ def _nothing_is_downloaded(tmp_path_factory):
         yield
 
 
-def experiment(**changes) -> Experiment:
+def experiment(**changes) -> OfficialExperiment:
     settings = {
-        "method": "sanflow",
-        "source": "official",
+        "method": "official",
         "official_weights": "weights/{category}.pt",
         "encoder": "torchvision/resnet18",
         "position_channels": POSITION_CHANNELS,
         "coupling_blocks": BLOCKS,
     }
-    return Experiment(**(settings | changes))
+    return OfficialExperiment(**(settings | changes))
 
 
 class ReferenceStatistics(nn.Module):
@@ -187,7 +188,7 @@ def test_imported_model_gives_the_references_log_probabilities(authors, imported
     images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         theirs = reference_log_probs(authors, images)
-        ours = imported.model.log_prob_grids(imported.encoder(images), images)
+        ours = imported.model.score(imported.encoder(images), images).grids
     assert [tuple(grid.shape) for grid in ours] == [(2, 12, 8), (2, 6, 4), (2, 3, 2)]
     assert theirs[0].std() > 0.01
     for scale, (our, their) in enumerate(zip(ours, theirs, strict=True)):
@@ -221,21 +222,18 @@ def test_equal_pretrained_encoder_is_not_kept_and_a_different_one_is_told(author
 
 def test_checkpoint_round_trip_carries_their_encoder(path, imported, tmp_path):
     settings = experiment()
+    provenance = Provenance("own", "bottle", "theirs", {}, "i", "c", encoder=imported.encoder.identity)
+    parts = {"state": imported.model.state_dict(), "constants": {}, "facts": {"channels": imported.encoder.channels}}
     save_checkpoint(
         tmp_path / "checkpoint.pt",
-        imported.model,
-        settings,
-        imported.encoder.identity,
-        channels=imported.encoder.channels,
-        seed=0,
-        input_size=(64, 64),
-        encoder_state=imported.encoder_state,
+        Checkpoint(settings, (64, 64), **parts, provenance=provenance, encoder_state=imported.encoder_state),
     )
-    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
+    detector = load(load_checkpoint(tmp_path / "checkpoint.pt"), "cpu")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before = imported.model.log_prob_grids(imported.encoder(images), images)
-    after = checkpoint.build_model().log_prob_grids(checkpoint.build_encoder()(images), images)
-    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    before = imported.model.score(imported.encoder(images), images).grids
+    after = detector.model.score(detector.encoder(images), images).grids
+    for ours, again in zip(before, after, strict=True):
+        torch.testing.assert_close(again, ours, rtol=1e-4, atol=1e-5)
     # The flows alone, without their dense permutations and encoder.
     parameters = sum(value.numel() for name, value in imported.model.named_parameters() if name.startswith("flows"))
     dense = sum(2 * BLOCKS * channels**2 for channels in CHANNELS)
@@ -334,8 +332,7 @@ def workplace(tmp_path) -> Path:
     index = build_index("own", "bottle", tmp_path / "data", kind="folder")
     write_index(index, tmp_path / "index.csv")
     settings = {
-        "method": "sanflow",
-        "source": "official",
+        "method": "official",
         "official_weights": str(tmp_path / "weights/{category}.pt"),
         "encoder": "torchvision/resnet18",
         "taps": ["layer2"],
@@ -354,45 +351,21 @@ def workplace(tmp_path) -> Path:
     return tmp_path
 
 
-def command(workplace: Path, *options: str):
-    import sanflow.cli.official as edge
-
-    app = typer.Typer()
-    edge.register(app)
-    app.command()(lambda: None)  # with two commands typer keeps their names
-    arguments = ["import-official", str(workplace / "weights/bottle.pt"), "--index", str(workplace / "index.csv")]
-    arguments += ["--benchmark", str(workplace / "own.yaml")]
-    outputs = ["--output", str(workplace / "out/checkpoint.pt"), "--history", str(workplace / "out/train.json")]
-    return CliRunner().invoke(app, [*arguments, *outputs, *options])
-
-
-def test_command_writes_checkpoint_and_report(authors, workplace):
+def test_the_train_command_imports_their_weights(authors, workplace):
     (workplace / "weights").mkdir()
     write_checkpoint(workplace / "weights/bottle.pt", {**authors, "flows": authors["flows"][:1]}, epoch=19)
-    result = command(workplace, "--experiment", "theirs", "--seed", "3")
+    line = ["train", workplace / "index.csv", "--benchmark", workplace / "own.yaml", "--experiment", "theirs"]
+    line += ["--output", workplace / "out/checkpoint.pt", "--history", workplace / "out/train.json"]
+    result = CliRunner().invoke(app, list(map(str, [*line, "--state", workplace / "state", "--seed", "3"])))
     assert result.exit_code == 0, result.output
-    assert "encoder from the file" in result.output
-    assert "unused: epoch" in result.output
     checkpoint = load_checkpoint(workplace / "out/checkpoint.pt")
-    assert (checkpoint.seed, checkpoint.input_size, checkpoint.channels) == (3, (64, 64), [128])
-    assert checkpoint.experiment.source == "official"
-    assert checkpoint.provenance["category"] == "bottle"
-    history = read_json(workplace / "out/train.json")
-    assert history["history"] == []
-    assert "encoder_state_dict.fc.bias" in history["import"]["unused_keys"]
-    assert history["parameters"] == sum(parameter.numel() for parameter in checkpoint.build_model().parameters())
-
-
-def test_command_refuses_what_is_not_there(workplace):
-    error = command(workplace, "--experiment", "ours").exception
-    assert isinstance(error, ConfigError)
-    assert "one of theirs, trained, but got 'ours'" in str(error)
-    error = command(workplace, "--experiment", "trained").exception
-    assert isinstance(error, ConfigError)
-    assert "'trained' has `source: trained`" in str(error)
-    error = command(workplace, "--experiment", "theirs").exception
-    assert isinstance(error, WeightsError)
-    assert "weights/bottle.pt" in str(error)
-    error = command(workplace, "--experiment", "theirs", "--benchmark", "offical").exception
-    assert isinstance(error, ConfigError)
-    assert "Did you mean 'official'?" in str(error)
+    assert (checkpoint.provenance.seed, checkpoint.input_size, checkpoint.facts) == (3, (64, 64), {"channels": [128]})
+    assert checkpoint.experiment.method == "official"
+    assert checkpoint.provenance.category == "bottle"
+    assert list(checkpoint.constants) == ["scale0"]
+    assert np.isfinite(checkpoint.constants["scale0"])
+    record = read_json(workplace / "out/train.json")
+    assert record["history"] == []
+    assert record["import"]["encoder"] == "from the file"
+    assert {"epoch", "encoder_state_dict.fc.bias"} <= set(record["import"]["unused_keys"])
+    assert record["parameters"] == sum(parameter.numel() for parameter in load(checkpoint, "cpu").model.parameters())

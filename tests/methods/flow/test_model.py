@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sanflow.config import Experiment
 from sanflow.methods.flow.coupling_flow import Rotation
 from sanflow.methods.flow.distributions import UnitVariance
 from sanflow.methods.flow.model import AnomalyFlow, abnormal_locations
+from sanflow.methods.flow.settings import SanflowExperiment
 from sanflow.methods.flow.statistics_network import FixedBase, StatisticsNetwork
 
 CHANNELS = [8, 12]
@@ -91,8 +91,14 @@ def test_matched_baselines_loss_is_written_out():
 
 
 def test_experiment_says_all():
-    experiment = Experiment(
-        method="cflow", encoder="timm/resnet18.tv_in1k", position_channels=16, coupling_blocks=3, abnormal_mean=2.0
+    experiment = SanflowExperiment(
+        method="sanflow",
+        base="fixed",
+        permutation="rotation",
+        encoder="timm/resnet18.tv_in1k",
+        position_channels=16,
+        coupling_blocks=3,
+        abnormal_mean=2.0,
     )
     model = AnomalyFlow.from_experiment(CHANNELS, experiment, seed=4)
     assert len(model.flows[0].blocks) == 3
@@ -148,11 +154,13 @@ def test_a_location_is_abnormal_where_its_nearest_pixel_is():
 def test_score_is_the_log_density_per_channel(base):
     model = small(base=base).eval()
     images, _, features = batch()
-    grids = model.log_prob_grids(features, images)
+    scores = model.score(features, images, latents_of=1)
+    grids = scores.grids
     assert [tuple(grid.shape) for grid in grids] == [(2, 6, 4), (2, 3, 2)]
     z, log_det = model.latents(1, features[1])
-    variance = model.variance(images)
-    sigma = torch.ones(12) if variance is None else variance[:, ::8, ::8].flatten().sqrt()
+    torch.testing.assert_close(scores.latents_NC, z)
+    variance = scores.variance_Bhw
+    sigma = torch.ones(12) if variance is None else variance[:, ::2, ::2].flatten().sqrt()
     expected = torch.distributions.Normal(0.0, sigma[:, None]).log_prob(z).sum(1) + log_det
     torch.testing.assert_close(grids[1].flatten(), expected.detach() / 12)
 
@@ -160,8 +168,8 @@ def test_score_is_the_log_density_per_channel(base):
 def test_score_of_an_image_does_not_depend_on_its_batch():
     model = small().eval()
     images, _, features = batch(3)
-    together = model.log_prob_grids(features, images)
-    alone = model.log_prob_grids([scale[1:2] for scale in features], images[1:2])
+    together = model.score(features, images).grids
+    alone = model.score([scale[1:2] for scale in features], images[1:2]).grids
     for many, one in zip(together, alone, strict=True):
         torch.testing.assert_close(many[1:2], one, rtol=1e-5, atol=1e-5)
 
@@ -169,14 +177,14 @@ def test_score_of_an_image_does_not_depend_on_its_batch():
 def test_scores_of_a_training_model_are_refused():
     images, _, features = batch()
     with pytest.raises(ValueError, match=r"eval mode.*call model.eval\(\)"):
-        small().train().log_prob_grids(features, images)
+        small().train().score(features, images)
 
 
 def test_variance_is_none_for_a_fixed_base():
-    images, _, _ = batch()
-    assert small(base="fixed").variance(images) is None
-    variance = small().eval().variance(images)
-    assert variance.shape == (2, 24, 16)
+    images, _, features = batch()
+    assert small(base="fixed").eval().score(features, images).variance_Bhw is None
+    variance = small().eval().score(features, images).variance_Bhw
+    assert variance.shape == (2, 6, 4), "one for each pixel that the finest grid reads"
     assert 0 < variance.min() <= variance.max() <= 5
 
 

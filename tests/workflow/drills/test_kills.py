@@ -169,7 +169,7 @@ def test_a_sigterm_through_snakemake_saves_the_state_and_the_rerun_gives_the_sam
             assert not job.is_running(), "snakemake ended before its job had saved"
             assert len(list(state.glob("*.step*.pt"))) == 1
         snakemake(root, folder, target, *one_thread)
-        trained[name] = torch.load(folder / target, weights_only=True)["model_state"]
+        trained[name] = torch.load(folder / target, weights_only=True)["state"]
     record = json.loads((tmp_path / "stopped" / RUN / "train.json").read_text())
     assert record["attempts"] == 2
     for name, value in trained["undisturbed"].items():

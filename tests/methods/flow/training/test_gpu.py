@@ -126,7 +126,7 @@ def test_a_step_stays_on_the_gpu_and_waits_for_nothing(encoder, monkeypatch, upd
         model, encoder = moved(model), moved(encoder)
         invent_gradients(monkeypatch, model)
         stepper = stepper_of(model, GPU, update, precision, gradient_clip=1.0)
-        images, mask = prepare(batch, anomalies, encoder.mean, encoder.std, device=GPU)
+        images, mask = prepare(batch, anomalies, encoder, device=GPU)
         with autocast(precision, GPU):
             features = encoder(images)
         assert {maps.dtype for maps in features} == {torch.float32 if precision == "fp32" else torch.bfloat16}
@@ -164,10 +164,11 @@ def test_scores_stay_on_the_gpu(encoder, precision):
     ):
         model, encoder = moved(model), moved(encoder)
         images = torch.empty(2, 3, *SIZE, device=GPU)
-        grids = model.log_prob_grids(encoder(images), images)
+        found = model.score(encoder(images), images, latents_of=1)
+        grids = found.grids
         assert {grid.device for grid in grids} == {GPU}
         assert {grid.dtype for grid in grids} == {torch.float32}
-        assert model.variance(images).device == GPU
+        assert found.variance_Bhw.device == found.latents_NC.device == GPU
 
 
 def test_the_fakes_see_a_copy_to_the_host():
@@ -191,7 +192,7 @@ def test_a_real_gpus_losses_are_the_processors(encoder, update):
         stepper = stepper_of(model, device, update)
         told = []
         for step in range(3):
-            images, mask = prepare(batch, anomalies, network.mean, network.std, device=device, dtype=torch.float64)
+            images, mask = prepare(batch, anomalies, network, device=device, dtype=torch.float64)
             told.append(stepper(step, network(images), images, mask))
         losses.append([float(value) for values in told for name, value in values.items() if name.endswith("_loss")])
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
@@ -201,7 +202,6 @@ def test_a_real_gpus_losses_are_the_processors(encoder, update):
 def test_a_real_gpu_gives_the_same_weights_twice(tmp_path):
     train = SmallTraining(tmp_path)
     first, second = (
-        torch.load(train(device="cuda").checkpoint, weights_only=True, map_location="cpu")["model_state"]
-        for _ in range(2)
+        torch.load(train(device="cuda").checkpoint, weights_only=True, map_location="cpu")["state"] for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)

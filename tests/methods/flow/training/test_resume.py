@@ -31,7 +31,7 @@ def undisturbed(train_small: SmallTraining) -> dict[str, Tensor]:
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:
-    return torch.load(checkpoint, weights_only=True)["model_state"]
+    return torch.load(checkpoint, weights_only=True)["state"]
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -75,7 +75,9 @@ def test_a_kept_epoch_that_is_gone_is_told(train_small, tmp_path):
     """The finished state says that all is trained, but what it kept of an earlier epoch was deleted."""
     outputs = train_small(folder=tmp_path, keep_every=1)
     next((outputs.state / "kept").glob("*.epoch02.pt")).unlink()
-    with pytest.raises(IntegrityError, match=r"Expected epoch 2, .* is gone\. Delete the folder .* and train again"):
+    with pytest.raises(
+        IntegrityError, match=r"Expected epoch 2, .* was deleted\. Delete the folder .* and train again"
+    ):
         train_small(folder=tmp_path, keep_every=1)
 
 
@@ -91,7 +93,7 @@ def test_feature_scales_are_kept_with_the_state(train_small, tmp_path, monkeypat
     with pytest.raises(Stop):
         train_small(folder=tmp_path, save_every_seconds=0.0, on_step=stop_after(5), normalize_features=True)
     monkeypatch.setattr(
-        "sanflow.methods.flow.training.loop.measure_feature_scales", lambda *_: pytest.fail("measured again")
+        "sanflow.methods.flow.training.parts.measure_feature_scales", lambda *_: pytest.fail("measured again")
     )
     assert_same(weights(train_small(folder=tmp_path, normalize_features=True).checkpoint), expected)
 
@@ -190,7 +192,7 @@ def test_a_full_disk_does_not_stop_the_training(train_small, tmp_path, undisturb
 
     monkeypatch.setattr(state_module._HashingFile, "write", write)
     outputs = train_small(folder=tmp_path, save_every_seconds=0.0)
-    assert "The training goes on meanwhile." in caplog.text
+    assert "The training continues meanwhile." in caplog.text
     assert_same(weights(outputs.checkpoint), undisturbed)
 
 

@@ -287,14 +287,14 @@ def test_every_method_trains(train_small, changes):
     history = json.loads(outputs.record.read_text())["history"]
     assert math.isfinite(history[0]["loss"])
     if changes.get("normalize_features"):
-        scales = torch.load(outputs.checkpoint, weights_only=True)["feature_scales"]
+        scales = torch.load(outputs.checkpoint, weights_only=True)["provenance"]["encoder"]["feature_scales"]
         assert len(scales) == 3
         assert all(scale > 0 for scale in scales)
 
 
 def test_same_seed_same_weights_other_seed_others(train_small):
     weights = [
-        torch.load(train_small(epochs=1, warmup_epochs=0.5, seed=seed).checkpoint, weights_only=True)["model_state"]
+        torch.load(train_small(epochs=1, warmup_epochs=0.5, seed=seed).checkpoint, weights_only=True)["state"]
         for seed in (0, 0, 1)
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -7,26 +7,17 @@ import pytest
 from pydantic import ValidationError
 
 from sanflow.cli.config import configuration_page
-from sanflow.config import (
-    CHECKOUT,
-    Benchmark,
-    Experiment,
-    Job,
-    Settings,
-    benchmark_path,
-    load_benchmark,
-    load_experiment,
-    load_settings,
-    settings_from,
-    settings_here,
-)
+from sanflow.config.settings import CHECKOUT, Settings
 from sanflow.errors import ConfigError
+from sanflow.methods.registry import BUILT_IN, METHODS
+from sanflow.pipeline.benchmark import Benchmark, Job, benchmark_path, load_benchmark, load_experiment
 
 SHIPPED = ["ablation", "demo", "official", "paper", "tiles"]
 
 
-def experiment(**values):
-    return Experiment.model_validate({"method": "sanflow", "encoder": "timm/resnet18.tv_in1k", **values})
+def experiment(method="sanflow", **values):
+    encoder = {} if method == "external" else {"encoder": "timm/resnet18.tv_in1k"}
+    return METHODS[method].settings.model_validate({"method": method, **encoder, **values})
 
 
 def write(folder, text, name="mine.yaml"):
@@ -52,9 +43,15 @@ def test_cflow_is_as_released():
     assert (cflow.position_channels, cflow.locations_per_step, cflow.learning_rate) == (128, 256, 2e-4)
     assert (cflow.epochs, cflow.passes_per_epoch, cflow.batch_size) == (25, 8, 32)
     sizes = {
-        category: cflow.input_size_for(category)[0] for category in ["bottle", "cable", "transistor", "unheard_of"]
+        category: cflow.input_size_for("mvtec_ad", category)[0]
+        for category in ["bottle", "cable", "transistor", "unheard_of"]
     }
     assert sizes == {"bottle": 512, "cable": 256, "transistor": 128, "unheard_of": 256}
+
+
+def test_cflows_sizes_for_mvtec_ad_do_not_apply_to_other_data_of_the_same_category():
+    assert experiment(method="cflow").input_size_for("my_parts", "screw") == (256, 256)
+    assert experiment(method="cflow", input_size=320).input_size_for("mvtec_ad", "screw") == (320, 320)
 
 
 def test_a_value_of_the_file_wins_over_the_methods_default():
@@ -66,15 +63,15 @@ def test_a_value_of_the_file_wins_over_the_methods_default():
     [(256, (256, 256)), ([192, 320], (192, 320)), ({"default": 256, "transistor": [128, 96]}, (128, 96))],
 )
 def test_input_size_has_three_forms(size, expected):
-    assert experiment(input_size=size).input_size_for("transistor") == expected
+    assert experiment(input_size=size).input_size_for("d", "transistor") == expected
 
 
-def test_training_settings_change_with_what_changes_weights_only():
-    settings = experiment().training_settings("tile")
-    assert experiment(evaluate_at="native", label="Ours").training_settings("tile") == settings
-    assert experiment(input_size={"default": 64, "tile": 256}).training_settings("tile") == settings
-    assert experiment(learning_rate=1e-3).training_settings("tile") != settings
-    assert experiment(input_size=128).training_settings("tile") != settings
+def test_fit_settings_change_with_what_changes_weights_only():
+    settings = experiment().fit_settings("d", "tile")
+    assert experiment(evaluate_at="native", label="Ours").fit_settings("d", "tile") == settings
+    assert experiment(input_size={"default": 64, "tile": 256}).fit_settings("d", "tile") == settings
+    assert experiment(learning_rate=1e-3).fit_settings("d", "tile") != settings
+    assert experiment(input_size=128).fit_settings("d", "tile") != settings
 
 
 def test_kept_epochs_are_multiples_of_keep_every():
@@ -96,21 +93,25 @@ def test_misspelt_categories_of_input_sizes_are_told():
     assert len(jobs(transistor=128, transitor=32)) == len(jobs(bottle=128)) == 1  # another choice of categories
 
 
-def test_paths_of_a_category():
-    official = experiment(source="official", official_weights="w/{category}.pt")
-    assert official.official_weights_for("nut") == "w/nut.pt"
-    assert official.training_settings("nut")["official_weights"] == "w/nut.pt"
-    external = Experiment(method="external", maps="{dataset}/m/{category}{x}")
-    assert external.maps_for("a", "b") == "a/m/b{x}"
+def test_files_of_a_category():
+    official = experiment(method="official", official_weights="w/{category}.pt")
+    assert official.files_for("d", "nut") == {"official_weights": "w/nut.pt"}
+    external = experiment(method="external", maps="{dataset}/m/{category}{x}")
+    assert external.files_for("a", "b") == {"maps": "a/m/b{x}"}
+    assert experiment(weights="w.pth").content_files("a", "b") == ["w.pth"]
+
+
+def test_every_builtin_method_names_itself_and_says_what_it_is():
+    for method in BUILT_IN:
+        assert method.settings.model_fields["method"].annotation.__args__ == (method.name,)
+        assert method.settings.__doc__
+        assert METHODS[method.name] is method
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "cflow", "synthetic_anomalies": True}, "`locations_per_step` trains each scale on shuffled normal"),
-        ({"method": "cflow", "update": "joint"}, "`locations_per_step` trains each scale on shuffled normal"),
-        ({"source": "official", "official_weights": "w/bottle.pt"}, "path of the authors' files, with {category}"),
-        ({"source": "official", "official_weights": "{category}.pt", "keep_every": 2}, "nothing is trained here"),
+        ({"method": "official", "official_weights": "w/bottle.pt"}, "with {category} in it, but got 'w/bottle.pt'"),
         ({"method": "external", "maps": "m", "input_size": 0}, "at least 16 pixels, but got 0"),
         ({"method": "external", "maps": "m", "input_size": {"nut": 32}}, "needs the key `default`"),
     ],
@@ -174,13 +175,6 @@ def test_the_ablation_grid_is_complete():
     assert ("predicted", True, 0.0) in cells
 
 
-def test_config_yaml_is_valid_and_selects_the_demo():
-    settings = load_settings(CHECKOUT / "config/config.yaml")
-    assert settings.benchmark == "demo"
-    assert settings.tracking.uri == "sqlite:///results/mlflow.db"
-    assert settings.cache_folder.as_posix() == "data/.cache"
-
-
 @pytest.mark.parametrize(("name", "model"), [("config", Settings), ("benchmark", Benchmark)])
 def test_schema_files_are_what_the_models_say(name, model):
     written = json.loads((CHECKOUT / f"workflow/schemas/{name}.schema.json").read_text("utf-8"))
@@ -190,18 +184,17 @@ def test_schema_files_are_what_the_models_say(name, model):
 def test_the_documentation_is_what_the_models_say():
     written = (CHECKOUT / "docs/configuration.md").read_text("utf-8")
     assert written == configuration_page(), "run `sanflow schema` and commit the result"
-    missing = [
-        name for model in (Settings, Benchmark, Experiment) for name in model.model_fields if f"`{name}`" not in written
-    ]
+    models = (Settings, Benchmark, *(method.settings for method in BUILT_IN))
+    missing = [name for model in models for name in model.model_fields if f"`{name}`" not in written]
     assert not missing, missing
 
 
 def test_every_key_has_an_explanation():
     bare = [
         name
-        for model in (Settings, Benchmark, Experiment)
+        for model in (Settings, Benchmark, *(method.settings for method in BUILT_IN))
         for name, key in model.model_fields.items()
-        if not key.description
+        if not key.description and name != "method"
     ]
     assert not bare, bare
 
@@ -217,14 +210,6 @@ def test_a_benchmark_is_found_by_name_or_path(tmp_path):
         benchmark_path("papre")
 
 
-def test_environment_variables_in_paths(monkeypatch):
-    monkeypatch.setenv("PARTS", "/srv/parts")
-    assert settings_from({"data_root": "$PARTS/x"}).data_root == "/srv/parts/x"
-    monkeypatch.delenv("PARTS")
-    with pytest.raises(ConfigError, match="environment variable PARTS, which is not set"):
-        settings_from({"data_root": "$PARTS/x"})
-
-
 HEAD = "datasets: {d: {kind: folder, root: /d}}\nexperiments:\n  e: "
 FLOW = "method: sanflow, encoder: timm/x.y"
 
@@ -235,7 +220,7 @@ FLOW = "method: sanflow, encoder: timm/x.y"
         ("- a\n- b\n", "Expected keys and values"),
         ("# nothing\n", "but the file is empty"),
         ("a: [1\n", "Expected YAML"),
-        ("datasets: {}\ndatasets: {}\n", "the key 'datasets' stands twice"),
+        ("datasets: {}\ndatasets: {}\n", "the key 'datasets' is written twice"),
         ("datasets: {a: {}}\n", "experiments: Field required"),
         ("datasets: {}\nexperiments: {}\n", "at least 1 item"),
         ("datasets: {a: {kind: folder}}\nexperiments: {e: {" + FLOW + "}}", "needs `root`"),
@@ -253,13 +238,18 @@ FLOW = "method: sanflow, encoder: timm/x.y"
         (HEAD + "{" + FLOW + ", epochs: 2}", "at most half of `epochs`"),
         (HEAD + "{" + FLOW + ", input_size: {tile: 3}}", "needs the key `default`"),
         (HEAD + "{" + FLOW + ", input_size: 8}", "at least 16 pixels"),
-        (HEAD + "{" + FLOW + ", locations_per_step: 256}", "needs `base: fixed`"),
-        (HEAD + "{" + FLOW + ", source: official}", "needs `official_weights`"),
+        (
+            HEAD + "{" + FLOW + ", locations_per_step: 256}",
+            "unknown key 'locations_per_step'; valid keys: abnormal_mean",
+        ),
+        (HEAD + "{method: official, encoder: timm/x.y}", "e.official_weights: Field required"),
+        (HEAD + "{method: sanflw, encoder: timm/x.y}", "to be one of sanflow, .*'sanflw'. Did you mean 'sanflow'"),
+        (HEAD + "{encoder: timm/x.y}", "e: needs the key `method`"),
         (HEAD + "{" + FLOW + ", datasets: [dd]}", "names the data set 'dd'.*Did you mean 'd'"),
-        (HEAD + "{method: sanflow}", "needs `encoder`"),
+        (HEAD + "{method: sanflow}", "e.encoder: Field required"),
         (HEAD + "{method: sanflow, encoder: wide_resnet50_2}", "expected `encoder` as timm/"),
-        (HEAD + "{method: external}", "needs `maps`"),
-        (HEAD + "{method: cflow, encoder: timm/x.y, base: predicted}", "has the base N"),
+        (HEAD + "{method: external}", "e.maps: Field required"),
+        (HEAD + "{method: cflow, encoder: timm/x.y, base: predicted}", "unknown key 'base'; valid keys: batch_size"),
         (HEAD + "{" + FLOW + "}\nseeds: [1, 1]", "expected different seeds"),
     ],
 )
@@ -277,31 +267,8 @@ def test_all_faults_of_a_file_are_told_at_once(tmp_path):
     assert all(key in str(caught.value) for key in ["e.epoch", "e.batch_size", "seed:"])
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.yaml, but there is none"):
-        load_settings(tmp_path / "absent.yaml")
-
-
-@pytest.mark.parametrize("uri", ["null", "None", "", None])
-def test_the_word_null_of_a_command_line_turns_tracking_off(uri):
-    assert settings_from({"tracking": {"uri": uri}}).tracking.uri is None
-
-
 def test_an_experiment_of_a_benchmark_by_name(tmp_path):
     path = write(tmp_path, HEAD + "{" + FLOW + "}")
     assert load_experiment(str(path), "e").method == "sanflow"
     with pytest.raises(ConfigError, match=r"one of e, but got 'ee'\. Did you mean 'e'\?"):
         load_experiment(str(path), "ee")
-
-
-def test_the_working_folders_settings_come_before_the_checkouts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert settings_here() == load_settings(CHECKOUT / "config/config.yaml")
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config/config.yaml").write_text("data_root: elsewhere\n")
-    assert str(settings_here().cache_folder) == "elsewhere/.cache"
-
-
-def test_a_wrong_value_of_the_command_line_names_it_too():
-    with pytest.raises(ConfigError, match=r"config/config\.yaml or --config is not a valid"):
-        settings_from({"benhcmark": "demo"})
