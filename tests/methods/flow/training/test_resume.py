@@ -76,7 +76,7 @@ def test_a_kept_epoch_that_is_gone_is_told(train_small, tmp_path):
     outputs = train_small(folder=tmp_path, keep_every=1)
     next((outputs.state / "kept").glob("*.epoch02.pt")).unlink()
     with pytest.raises(
-        IntegrityError, match=r"Expected epoch 2, .* was deleted\. Delete the folder .* and train again"
+        IntegrityError, match=r"Expected epoch 2, .* was deleted\. Delete the folder .* and train"
     ):
         train_small(folder=tmp_path, keep_every=1)
 
