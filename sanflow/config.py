@@ -125,9 +125,9 @@ class Experiment(StrictModel):
     """Folder of anomaly maps with `{dataset}` and `{category}` in it; needed for `method: external`."""
 
     encoder: str | None = None
-    """`timm/<name>.<tag>`, `torchvision/<name>` or `sanflow/compact`."""
+    """`timm/<name>.<tag>` or `torchvision/<name>`."""
     weights: ExpandedPath = "pretrained"
-    """`pretrained`, `random`, or a .pth or .safetensors file."""
+    """`pretrained`, `bundled` (timm/tf_efficientnet_lite0.in1k only), `random`, or a .pth or .safetensors file."""
     taps: list[str] | None = None
     """Names of the layers that give the features, one a scale, in the flows' order; the encoder's own if unset."""
     scales: int = Field(3, ge=1, le=4)
@@ -202,11 +202,8 @@ class Experiment(StrictModel):
             return self
         if self.encoder is None:
             raise ValueError(f"`method: {self.method}` needs `encoder`, such as timm/wide_resnet50_2.tv_in1k")
-        if self.encoder.split("/")[0] not in {"timm", "torchvision", "sanflow"} or "/" not in self.encoder:
-            raise ValueError(
-                "expected `encoder` as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, "
-                f"but got {self.encoder!r}"
-            )
+        if self.encoder.split("/")[0] not in {"timm", "torchvision"} or "/" not in self.encoder:
+            raise ValueError(f"expected `encoder` as timm/<name>.<tag> or torchvision/<name>, but got {self.encoder!r}")
         if self.source == "official" and "{category}" not in (self.official_weights or ""):
             raise ValueError(
                 "`source: official` needs `official_weights`: the path of the authors' files, with {category}"

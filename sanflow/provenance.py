@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sanflow.files import resource, sha256_of_file
+from sanflow.files import sha256_of_file
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -80,16 +80,13 @@ def training_digest(settings: Mapping[str, Any]) -> str:
     """SHA-256 of what decides trained weights beside data, seed and code.
 
     That is the settings, and the content of the files that weights are read from: another file under the same name
-    trains again. Weights named by a tag or drawn from a seed are settled by the settings.
+    trains again. Weights named by a tag or drawn from a seed are settled by the settings, bundled ones by the digest
+    of their file in the code.
 
     Arguments:
         settings: An experiment's `training_settings` for a category.
     """
-    shipped = settings["encoder"] == "sanflow/compact" and settings["weights"] == "pretrained"
-    files = [
-        resource("encoders/compact.safetensors") if shipped else Path(str(settings["weights"])),
-        Path(str(settings.get("official_weights"))),
-    ]
+    files = [Path(str(settings["weights"])), Path(str(settings.get("official_weights")))]
     contents = [_digest_as_of(file, file.stat().st_mtime_ns) if file.is_file() else None for file in files]
     return digest_of([dict(settings), contents])
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from sanflow.encoders.bundled import SHA256
 from sanflow.provenance import (
     NEUTRAL,
     PACKAGE,
@@ -78,15 +79,16 @@ def test_another_weights_file_under_the_same_name_trains_again(tmp_path):
     assert len({missing, first, training_digest(settings)}) == 3
 
 
-def test_the_shipped_weights_are_part_of_the_training_digest(tmp_path, monkeypatch):
-    settings = {"encoder": "sanflow/compact", "weights": "pretrained"}
-    shipped = training_digest(settings)
-    other = tmp_path / "compact.safetensors"
-    other.write_bytes(b"other")
-    monkeypatch.setattr("sanflow.provenance.resource", lambda name: other)
-    assert training_digest(settings) != shipped
-    for fixed in ({**settings, "weights": "random"}, {"encoder": "timm/resnet18.tv_in1k", "weights": "pretrained"}):
-        assert training_digest(fixed) == digest_of([fixed, [None, None]])
+@pytest.mark.parametrize("weights", ["pretrained", "random", "bundled"])
+def test_weights_without_a_file_of_the_users_are_settled_by_the_settings(weights):
+    settings = {"encoder": "timm/tf_efficientnet_lite0.in1k", "weights": weights}
+    assert training_digest(settings) == digest_of([settings, [None, None]])
+
+
+def test_another_digest_of_the_bundled_weights_trains_and_scores_again(package):
+    path = package / "encoders/bundled.py"
+    path.write_text(path.read_text("utf-8").replace(SHA256, "0" * 64), "utf-8")
+    assert all(code_digest(stage, package) != code_digest(stage) for stage in ("train", "score"))
 
 
 def test_another_file_of_the_authors_imports_again(tmp_path):
