@@ -85,7 +85,8 @@ def fit_digest(experiment: Experiment, dataset: str, category: str) -> str:
     """Compute the SHA-256 of what decides the result of a fit beside data, seed and code.
 
     That is the settings, and the content of the files that the experiment names: another file under the same name fits
-    again. Weights named by a tag or drawn from a seed are settled by the settings.
+    again. Weights named by a tag or drawn from a seed are settled by the settings, bundled ones by the digest in the
+    code.
     """
     files = [Path(file) for file in experiment.content_files(dataset, category)]
     contents = [_digest_as_of(file, file.stat().st_mtime_ns) if file.is_file() else None for file in files]

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from sanflow.encoders.bundled import SHA256
 from sanflow.methods.flow.settings import OfficialExperiment, SanflowExperiment
 from sanflow.methods.method import DetectorMethod
 from sanflow.methods.registry import METHODS, detector_method
@@ -97,6 +98,14 @@ def test_another_weights_file_under_the_same_name_fits_again(tmp_path):
     assert fit_digest(settings, "d", "c") == first  # touched, not changed
     path.write_bytes(b"two")
     assert len({missing, first, fit_digest(settings, "d", "c")}) == 3
+
+
+def test_another_digest_of_the_bundled_weights_trains_and_scores_again(package):
+    path = package / "encoders/bundled.py"
+    path.write_text(path.read_text("utf-8").replace(SHA256, "0" * 64), "utf-8")
+    method = detector_method("sanflow")
+    assert modules_digest(method.fit_modules, package) != modules_digest(method.fit_modules)
+    assert code_digest("score", method.load_modules, package) != code_digest("score", method.load_modules)
 
 
 def test_another_file_of_the_authors_imports_again(tmp_path):

@@ -19,8 +19,8 @@ from tests.helpers.small_training import N_TEST, SIZE, SmallTraining
 YAML = """
 datasets: {noisy: {kind: folder, root: ROOT}}
 experiments:
-  small: {method: sanflow, encoder: sanflow/compact, weights: random, input_size: 32, epochs: 1, passes_per_epoch: 1,
-          warmup_epochs: 0.1, batch_size: 4, position_channels: 8, coupling_blocks: 1}
+  small: {method: sanflow, encoder: timm/test_efficientnet.r160_in1k, weights: random, input_size: 32,
+          epochs: 1, passes_per_epoch: 1, warmup_epochs: 0.1, batch_size: 4, position_channels: 8, coupling_blocks: 1}
   other: {method: external, maps: /maps}
 """
 
@@ -98,7 +98,7 @@ def test_a_fixed_base_has_no_variance(tmp_path):
 
 def test_provenance_says_what_was_scored(small, scored):
     provenance = scored[0].provenance
-    assert provenance["experiment"]["encoder"] == "sanflow/compact"
+    assert provenance["experiment"]["encoder"] == "timm/test_efficientnet.r160_in1k"
     assert (provenance["dataset"], provenance["category"], provenance["seed"]) == ("noisy", "noise", 0)
     assert provenance["index_digest"] == small.index.digest
     assert provenance["checkpoint_digest"] == load_checkpoint(small.outputs.checkpoint).digest

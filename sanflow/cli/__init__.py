@@ -13,7 +13,6 @@ from rich.console import Console
 from sanflow.cli import bench as _bench
 from sanflow.cli import config as _config
 from sanflow.cli import data as _data
-from sanflow.cli import distill as _distill
 from sanflow.cli import model as _model
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
@@ -37,7 +36,6 @@ _model.register(app)
 _results.register(app)
 _bench.register(app)
 _track.register(app)
-_distill.register(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -70,7 +70,7 @@ class EncoderExperiment(Experiment):
     encoder: str
     """`timm/<name>.<tag>` or `torchvision/<name>`."""
     weights: ExpandedPath = "pretrained"
-    """`pretrained`, `bundled` (from an installed package), `random`, or a .pth or .safetensors file."""
+    """`pretrained`, `bundled` (timm/tf_efficientnet_lite0.in1k only), `random`, or a .pth or .safetensors file."""
     taps: list[str] | None = None
     """Names of the layers that give the features, one a scale; the encoder's own if unset."""
     scales: int = Field(3, ge=1, le=4)
@@ -84,7 +84,7 @@ class EncoderExperiment(Experiment):
 
     @model_validator(mode="after")
     def _check_encoder(self) -> "EncoderExperiment":
-        if self.encoder.split("/")[0] not in {"timm", "torchvision", "sanflow"} or "/" not in self.encoder:
+        if self.encoder.split("/")[0] not in {"timm", "torchvision"} or "/" not in self.encoder:
             raise ValueError(f"expected `encoder` as timm/<name>.<tag> or torchvision/<name>, but got {self.encoder!r}")
         return self
 

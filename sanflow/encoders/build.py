@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sanflow.encoders.bundled import create_compact
+from sanflow.encoders.bundled import bundled_package, with_bundled_weights
 from sanflow.encoders.encoder import Encoder
 from sanflow.encoders.layouts import Layout, layout_of
 from sanflow.encoders.names import LISTED_ENCODERS, RESNETS_PADDED_BY_REFLECTION
@@ -40,8 +40,8 @@ def build_encoder(
     Torch's global random state is left alone.
 
     Arguments:
-        name: `timm/<architecture>.<tag>`, `torchvision/<architecture>` or `sanflow/compact`.
-        weights: `pretrained`, `random`, or the path of a .safetensors or .pth file.
+        name: `timm/<architecture>.<tag>` or `torchvision/<architecture>`.
+        weights: `pretrained`, `bundled`, `random`, or the path of a .safetensors or .pth file.
         taps: Layers whose outputs are the features, in the order of the flows; the encoder's own if None.
         scales: How many of the encoder's own taps, the deepest ones; without effect where `taps` is given.
         padding: `reflect` for the ResNets of the paper if None, else `zeros`: the network as it is.
@@ -98,15 +98,13 @@ def build_encoder(
 
 def _create(name: str, weights: str | os.PathLike[str], seed: int) -> Network:
     library, _, model = name.partition("/")
-    if name == "sanflow/compact":
-        return create_compact(weights, seed)
     if library == "timm" and model:
-        return create_timm(model, seed, random=weights == "random")
-    if library == "torchvision" and model:
-        return create_torchvision(model, seed)
-    raise ConfigError(
-        f"Expected an encoder as timm/<name>.<tag>, torchvision/<name> or sanflow/compact, but got {name!r}."
-    )
+        network = create_timm(model, seed, random=weights == "random")
+    elif library == "torchvision" and model:
+        network = create_torchvision(model, seed)
+    else:
+        raise ConfigError(f"Expected an encoder as timm/<name>.<tag> or torchvision/<name>, but got {name!r}.")
+    return with_bundled_weights(network) if weights == "bundled" else network
 
 
 def _in_release(network: Network) -> bool:
@@ -132,13 +130,15 @@ def _load(network: Network, weights: str | os.PathLike[str], seed: int) -> dict[
     if weights == "random":
         facts: dict[str, Any] = {"weights": "random", "seed": seed}
     else:
-        path = network.fetch() if weights == "pretrained" else weights
+        path = network.fetch() if weights in ("pretrained", "bundled") else weights
         source = f"{network.name} in {path}"
         fitted = fit_weights(
             network.module, read_weights(path), heads=network.heads, source=source, convert=network.convert
         )
-        kind = "pretrained" if weights == "pretrained" else "file"
+        kind = weights if weights in ("pretrained", "bundled") else "file"
         facts = {"weights": kind, "file_sha256": sha256_of_file(path), **fitted}
+        if weights == "bundled":
+            facts["package"] = bundled_package()
     return {**facts, "weights_sha256": weights_digest(network.module.state_dict(), network.heads)}
 
 

@@ -1,4 +1,4 @@
-"""The encoders that the release names: exact weights, taps in the order of the flows, what they give.
+"""The encoders with taps of their own: those that the release names, and the one whose weights are bundled.
 
 The release wrote down architectures, not weights; each tag here is the choice of this project. `in_release` says
 whether the released code runs with that encoder; where it does not, the taps are our completion of it.
@@ -14,7 +14,7 @@ RESNETS_PADDED_BY_REFLECTION = frozenset(
 
 @dataclass(frozen=True)
 class ListedEncoder:
-    """One encoder of the release.
+    """One encoder with taps of its own.
 
     Arguments:
         name: The name that `build_encoder` takes, with the tag of the weights.
@@ -105,7 +105,15 @@ _LISTED = (
         (4, 8, 16, 32),
         in_release=False,
     ),
+    ListedEncoder(
+        "timm/tf_efficientnet_lite0.in1k",
+        ("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
+        (24, 40, 112, 320),
+        (4, 8, 16, 32),
+        in_release=False,
+        note="not named by the release; `weights: bundled` needs no download",
+    ),
 )
 
 LISTED_ENCODERS: dict[str, ListedEncoder] = {listed.name: listed for listed in _LISTED}
-"""Every encoder that the release names, by its name here."""
+"""Every encoder that the release names, and the bundled one, by its name here."""

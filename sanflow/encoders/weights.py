@@ -69,7 +69,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise WeightsError(
-            f"Expected `weights` to be pretrained, random or a file ending in {', '.join(SUFFIXES)}, "
+            f"Expected `weights` to be pretrained, bundled, random or a file ending in {', '.join(SUFFIXES)}, "
             f"but got {str(path)!r}."
         )
     if not path.is_file():

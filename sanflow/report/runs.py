@@ -30,7 +30,7 @@ METRIC_TITLES = {
     "aupimo": "AUPIMO",
 }
 RUN_FOLDER = re.compile(r"seed(?P<seed>\d+)(?:/epoch(?P<epoch>\d+))?")
-RANDOM_MARK, COMPACT_MARK = "‡", "§"
+RANDOM_MARK = "‡"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +67,15 @@ class Run:
 
     @property
     def marks(self) -> list[str]:
-        """Marks of an encoder that a reader must know of: ‡ random weights, § the bundled compact encoder."""
+        """Marks of an encoder that a reader must know of: ‡ random weights."""
         identity = self.metrics.get("provenance", {}).get("encoder") or {}
-        name = str(self.settings.get("encoder") or identity.get("name") or "")
         weights = self.settings.get("weights") or identity.get("weights")
-        marks = []
-        if self.settings.get("method") != "external" and weights == "random":
-            marks.append(RANDOM_MARK)
-        elif name == "sanflow/compact":
-            marks.append(COMPACT_MARK)
-        return marks
+        return [RANDOM_MARK] if self.settings.get("method") != "external" and weights == "random" else []
 
 
 MARK_NOTES = {
     RANDOM_MARK: "The encoder has random, untrained weights: these numbers say that the pipeline runs, not how good "
     "the method is.",
-    COMPACT_MARK: "The encoder is the small one that is bundled with sanflow, not the paper's: compare these numbers "
-    "with each other only.",
 }
 
 

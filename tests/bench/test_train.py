@@ -11,7 +11,13 @@ from sanflow.bench.score import bench_score
 from sanflow.cli import app
 from sanflow.errors import ConfigError, DataError
 
-SMALL = {"encoder": "sanflow/compact", "input_size": 32, "precision": "fp32", "device": "cpu", "position_channels": 8}
+SMALL = {
+    "encoder": "timm/test_efficientnet.r160_in1k",
+    "input_size": 32,
+    "precision": "fp32",
+    "device": "cpu",
+    "position_channels": 8,
+}
 
 
 def test_products_are_counted_forward_and_backward():

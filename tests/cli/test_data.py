@@ -32,7 +32,7 @@ def benchmark(tmp_path):
                     "parts": {"kind": "folder", "root": str(tmp_path / "mine")},
                     "mpdd": {"mirrors": [str(tmp_path / "mpdd")]},
                 },
-                "experiments": {"a": {"method": "sanflow", "encoder": "sanflow/compact"}},
+                "experiments": {"a": {"method": "sanflow", "encoder": "timm/resnet18.tv_in1k"}},
             }
         )
     )

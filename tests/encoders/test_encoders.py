@@ -36,6 +36,7 @@ EXPECTED = {
     "timm/cait_m48_448.fb_dist_in1k": ([768] * 3, [16] * 3, False),
     "timm/mobilenetv3_small_100.lamb_in1k": ([24, 48, 576], [8, 16, 32], False),
     "timm/mobilenetv3_large_100.ra_in1k": ([40, 112, 960], [8, 16, 32], False),
+    "timm/tf_efficientnet_lite0.in1k": ([40, 112, 320], [8, 16, 32], False),
 }
 WALK = [
     pytest.param(name, marks=pytest.mark.slow if any(part in name for part in SLOW) else []) for name in LISTED_ENCODERS
@@ -61,7 +62,7 @@ def resnet() -> Encoder:
     return build_encoder(RESNET, weights="random")
 
 
-def test_every_encoder_of_the_release_is_listed() -> None:
+def test_every_encoder_with_taps_of_its_own_is_tested() -> None:
     assert set(LISTED_ENCODERS) == set(EXPECTED)
 
 
@@ -210,15 +211,6 @@ def test_squeezenet_with_real_weights(shared) -> None:
     assert [round(feature.std(correction=0).item(), 3) for feature in encoder(image(127, 190, count=2))] == [1, 1, 1]
 
 
-def test_compact_encoder_is_built_by_name() -> None:
-    encoder = build_encoder("sanflow/compact", weights="random", scales=2)
-    assert encoder.strides == [8, 16]
-    assert [tuple(feature.shape[2:]) for feature in encoder(image())] == [(8, 12), (4, 6)]
-    assert encoder.identity["name"] == "sanflow/compact"
-    same = build_encoder("sanflow/compact", weights="random", taps=["heads.1", "heads.2"])
-    assert same.identity == encoder.identity
-
-
 def test_bfloat16_and_channels_last(resnet: Encoder) -> None:
     exact = resnet(image())
     last = copy.deepcopy(resnet).to(memory_format=torch.channels_last)
@@ -281,11 +273,10 @@ class Doubled(nn.Module):
         ({"name": "torchvision/resnet81"}, r"name of a torchvision classification model.*Near names: .*resnet"),
         ({"name": "torchvision/zzzz"}, r"got 'zzzz'\. It has \d+ others"),
         ({"name": "torchvision/resnet18.V9"}, r"got 'V9'\. Choose from: torchvision/resnet18.IMAGENET1K_V1"),
-        ({"name": "resnet18"}, r"timm/<name>.<tag>, torchvision/<name> or sanflow/compact, but got 'resnet18'"),
+        ({"name": "resnet18"}, r"timm/<name>.<tag> or torchvision/<name>, but got 'resnet18'"),
         ({"name": "sanflow/other"}, r"but got 'sanflow/other'"),
         ({"scales": 5}, "Expected 1 to 4 scales, but got 5"),
         ({"scales": 0}, "Expected 1 to 4 scales, but got 0"),
-        ({"name": "sanflow/compact", "scales": 4}, "at most 3 scales for sanflow/compact, but got 4"),
         ({"taps": []}, r"at least one layer, each once, but got \[\]"),
         ({"taps": ["layer2", "layer2"]}, "each once, but got"),
         ({"taps": ["layer5"]}, r"has none called 'layer5'\. Near names: .*layer"),

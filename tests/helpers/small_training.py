@@ -19,8 +19,9 @@ SQUARE = slice(SIZE // 4, 5 * SIZE // 8)
 
 SETTINGS: dict[str, Any] = {
     "method": "sanflow",
-    "encoder": "sanflow/compact",
+    "encoder": "timm/test_efficientnet.r160_in1k",  # timm's smallest
     "weights": "random",
+    "taps": ["blocks.1", "blocks.2", "blocks.3"],
     "input_size": SIZE,
     "epochs": 4,
     "passes_per_epoch": 1,

@@ -21,7 +21,9 @@ ODD = 'o\'ring; $(touch pwned) `id` & "é" %s 𝛼'
 EXPERIMENTS = {
     "tiny": {
         "method": "sanflow",
-        "encoder": "sanflow/compact",
+        "encoder": "timm/tf_efficientnet_lite0.in1k",
+        "weights": "bundled",
+        "taps": ["blocks.1", "blocks.2", "blocks.4"],
         "input_size": 64,
         "epochs": 2,
         "passes_per_epoch": 1,

@@ -10,7 +10,8 @@ from sanflow.pipeline.benchmark import load_benchmark
 from sanflow.pipeline.preflight import check_benchmark
 from tests.helpers.miniatures import mvtec
 
-COMPACT = {"method": "sanflow", "encoder": "sanflow/compact", "input_size": 64}
+BUNDLED = {"method": "sanflow", "encoder": "timm/tf_efficientnet_lite0.in1k", "weights": "bundled", "input_size": 64}
+CAIT = {"encoder": "timm/cait_xxs24_224.fb_dist_in1k", "weights": "random", "taps": ["blocks.1"]}
 MAPS = {"method": "external", "maps": "maps/{dataset}/{category}"}
 
 
@@ -30,7 +31,7 @@ def check(tmp_path, monkeypatch):
 
 
 def test_a_benchmark_that_can_run(check):
-    assert check(a=COMPACT) == {"parts": ["nut", "screw"]}
+    assert check(a=BUNDLED) == {"parts": ["nut", "screw"]}
     result = CliRunner().invoke(app, ["check", "small.yaml"], catch_exceptions=False)
     assert "data set    parts: nut, screw" in result.output
     assert not CliRunner().invoke(app, ["check", "small.yaml", "--quiet"], catch_exceptions=False).output
@@ -46,7 +47,7 @@ def test_a_benchmark_that_can_run(check):
 )
 def test_unknown_data(check, datasets, error, message):
     with pytest.raises(error, match=message):
-        check(datasets, a=COMPACT)
+        check(datasets, a=BUNDLED)
 
 
 @pytest.mark.parametrize(
@@ -54,19 +55,20 @@ def test_unknown_data(check, datasets, error, message):
     [
         ({"encoder": "timm/resnet18"}, "got the bare name timm/resnet18"),
         ({"encoder": "timm/resnet81.tv_in1k"}, "Near names: .*resnet18"),
-        ({"taps": ["heads.7"]}, r"has none called 'heads\.7'"),
+        ({"encoder": "timm/resnet18.tv_in1k"}, "`weights: bundled`, but got timm/resnet18.tv_in1k"),
+        ({"taps": ["blocks.7"]}, r"has none called 'blocks\.7'"),
         ({"weights": "absent.safetensors"}, "absent.safetensors"),
-        ({"encoder": "timm/cait_xxs24_224.fb_dist_in1k", "taps": ["blocks.1"]}, "224 x 224.*takes no other size"),
+        (CAIT, "224 x 224.*takes no other size"),
     ],
 )
 def test_encoders_that_cannot_be_built(check, change, message):
     with pytest.raises(ConfigError, match=f"(?s)all that the benchmark names.*- a: .*{message}.*Nothing was started"):
-        check(a=COMPACT | change)
+        check(a=BUNDLED | change)
 
 
 def test_all_faults_are_told_together_and_finished_jobs_need_nothing(check, tmp_path):
-    official = COMPACT | {"method": "official", "official_weights": "their/{category}.pt"}
-    wrong = {"maps": MAPS, "theirs": official, "a": COMPACT | {"taps": ["x"]}}
+    official = BUNDLED | {"method": "official", "official_weights": "their/{category}.pt"}
+    wrong = {"maps": MAPS, "theirs": official, "a": BUNDLED | {"taps": ["x"]}}
     with pytest.raises(ConfigError) as caught:
         check(**wrong)
     told = str(caught.value)

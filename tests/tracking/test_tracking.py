@@ -362,7 +362,7 @@ def benchmark_file(tmp_path, monkeypatch):
     path = tmp_path / "bench.yaml"
     path.write_text(
         "title: a title\ndatasets: {photo_textures: {categories: [brick]}}\n"
-        "experiments: {sanflow: {method: sanflow, encoder: sanflow/compact}}\n"
+        "experiments: {sanflow: {method: sanflow, encoder: timm/resnet18.tv_in1k}}\n"
     )
     return path
 

@@ -136,7 +136,7 @@ def test_benchmarks_are_planned_without_data(root, tmp_path, name):
     ],
 )
 def test_a_wrong_configuration_stops_before_any_job(root, tmp_path, change, message):
-    experiment = {"method": "sanflow", "encoder": "sanflow/compact"}
+    experiment = {"method": "sanflow", "encoder": "timm/resnet18.tv_in1k"}
     for name, datasets, extra in [
         ("wrong", {"photo_textures": {}}, {"epohcs": 3}),
         ("folder", {"mine": {"kind": "folder", "root": "nowhere"}}, {}),

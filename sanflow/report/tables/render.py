@@ -30,7 +30,6 @@ LATEX_SPECIAL = {
     "×": r"$\times$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
-    "§": r"\S{}",
     "◊": r"$\diamond$",
     "Δ": r"$\Delta$",
     "·": r"$\cdot$",

@@ -75,9 +75,7 @@ def test_a_kept_epoch_that_is_gone_is_told(train_small, tmp_path):
     """The finished state says that all is trained, but what it kept of an earlier epoch was deleted."""
     outputs = train_small(folder=tmp_path, keep_every=1)
     next((outputs.state / "kept").glob("*.epoch02.pt")).unlink()
-    with pytest.raises(
-        IntegrityError, match=r"Expected epoch 2, .* was deleted\. Delete the folder .* and train"
-    ):
+    with pytest.raises(IntegrityError, match=r"Expected epoch 2, .* was deleted\. Delete the folder .* and train"):
         train_small(folder=tmp_path, keep_every=1)
 
 

@@ -1,1 +1,0 @@
-"""Distillation: a small network learns the reduced features of a larger one, from photographs and drawn images."""
