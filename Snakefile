@@ -42,13 +42,13 @@ rule all:
     """Everything the benchmark promises: the metrics of each job, the tables and the figures."""
     default_target: True
     input:
-        metrics=files_of_jobs("metrics.json"),
-        epochs=metrics_of_epochs,
+        metrics=PLAN.files_of_jobs("metrics.json"),
+        epochs=PLAN.metrics_of_epochs,
         tables=rules.tables.output,
         bars=rules.bars.output,
         figures=[
             f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
-            for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)
+            for dataset, category in PLAN.categories()
             for kind in FIGURES
             for ending in ("png", "pdf")
         ],

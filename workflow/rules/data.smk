@@ -28,7 +28,7 @@ rule download:
 rule index:
     """List and check the images and masks of a category; every later step reads only this list."""
     input:
-        marker=marker_of,
+        marker=PLAN.marker,
     output:
         table="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
@@ -41,7 +41,7 @@ rule index:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("index"),
-        config=data_digest_of,
-        listing=listing_of,
+        config=PLAN.data_settings,
+        listing=PLAN.listing,
     shell:
         "sanflow index --output {output.table:q} -- {wildcards.dataset:q} {wildcards.category:q} > {log:q} 2>&1"

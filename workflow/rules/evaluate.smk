@@ -13,7 +13,7 @@ rule evaluate:
         index="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
         scores="<results>/{dataset}/{category}/{experiment}/seed{seed}/scores.npz",
-        history=training_history_of,
+        history=PLAN.training_history,
     output:
         metrics="<results>/{dataset}/{category}/{experiment}/seed{seed}/metrics.json",
         images="<results>/{dataset}/{category}/{experiment}/seed{seed}/images.csv",
@@ -27,7 +27,7 @@ rule evaluate:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("evaluate"),
-        config=evaluation_digest_of,
+        config=PLAN.evaluation_settings,
         history=lambda wildcards, input: (["--history", input.history] if input.get("history") else []),
         untracked=[],
     shell:
@@ -41,7 +41,7 @@ use rule evaluate as evaluate_epoch with:
         index="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
         scores="<results>/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}/scores.npz",
-        history=training_history_of,
+        history=PLAN.training_history,
     output:
         metrics="<results>/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}/metrics.json",
         images="<results>/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}/images.csv",
@@ -52,7 +52,7 @@ use rule evaluate as evaluate_epoch with:
         "<benchmarks>/evaluate/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}.jsonl"
     params:
         code=code_digest("evaluate"),
-        config=evaluation_digest_of,
+        config=PLAN.evaluation_settings,
         history=lambda wildcards, input: ["--history", input.history],
         # The run in MLflow holds the metrics of the last epoch.
         untracked=["--untracked"],

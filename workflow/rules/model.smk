@@ -24,15 +24,15 @@ rule train:
     benchmark:
         "<benchmarks>/train/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_of(DetectorMethod, keeping=False),
+        experiment=PLAN.experiments_of(DetectorMethod, keeping=False),
     threads: 4
     resources:
-        gpu=lambda wildcards: int(method_of(wildcards).fit_needs_gpu),
+        gpu=lambda wildcards: int(PLAN.detector(wildcards).fit_needs_gpu),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
-        code=lambda wildcards: modules_digest(method_of(wildcards).fit_modules),
-        config=fit_digest_of,
+        code=PLAN.fit_code,
+        config=PLAN.fit_settings,
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
@@ -48,10 +48,10 @@ use rule train as train_keeping with:
         history="<results>/{dataset}/{category}/{experiment}/seed{seed}/train.json",
         kept=directory("<results>/{dataset}/{category}/{experiment}/seed{seed}/kept"),
     wildcard_constraints:
-        experiment=experiments_of(DetectorMethod, keeping=True),
+        experiment=PLAN.experiments_of(DetectorMethod, keeping=True),
     params:
-        code=lambda wildcards: modules_digest(method_of(wildcards).fit_modules),
-        config=fit_digest_of,
+        code=PLAN.fit_code,
+        config=PLAN.fit_settings,
         state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
 
@@ -70,14 +70,14 @@ rule score:
     benchmark:
         "<benchmarks>/score/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_of(DetectorMethod),
+        experiment=PLAN.experiments_of(DetectorMethod),
     threads: 4
     resources:
-        gpu=lambda wildcards: int(method_of(wildcards).scoring_needs_gpu),
+        gpu=lambda wildcards: int(PLAN.detector(wildcards).scoring_needs_gpu),
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        code=lambda wildcards: code_digest("score", method_of(wildcards).load_modules),
+        code=PLAN.score_code,
         # Not needed any more once the checkpoint has been read: removed here, not by `train`.
         state=[
             "--state",
@@ -103,9 +103,9 @@ use rule score as score_epoch with:
     benchmark:
         "<benchmarks>/score/{dataset}/{category}/{experiment}/seed{seed}/epoch{epoch}.jsonl"
     wildcard_constraints:
-        experiment=experiments_of(DetectorMethod, keeping=True),
+        experiment=PLAN.experiments_of(DetectorMethod, keeping=True),
     params:
-        code=lambda wildcards: code_digest("score", method_of(wildcards).load_modules),
+        code=PLAN.score_code,
         state=[],
         checkpoint=lambda wildcards, input: f"{input.kept}/epoch{wildcards.epoch}.pt",
 
@@ -122,14 +122,14 @@ rule score_external:
     benchmark:
         "<benchmarks>/score_external/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
-        experiment=experiments_of(MapSource),
+        experiment=PLAN.experiments_of(MapSource),
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("score_external"),
-        config=fit_digest_of,
-        maps=lambda wildcards: listing_digest(maps_of(wildcards), times=True),
+        config=PLAN.fit_settings,
+        maps=PLAN.maps,
     shell:
         "sanflow score-external --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.scores:q} -- {input.index:q} > {log:q} 2>&1"

@@ -20,8 +20,8 @@ FIGURES = ["contact_sheet", "variance", "histograms", "curves", "latents", "trai
 rule tables:
     """All tables, each as CSV, Markdown, LaTeX and a page of HTML."""
     input:
-        metrics=files_of_jobs("metrics.json"),
-        epochs=metrics_of_epochs,
+        metrics=PLAN.files_of_jobs("metrics.json"),
+        epochs=PLAN.metrics_of_epochs,
     output:
         [f"<results>/tables/{name}.{ending}" for name in TABLES for ending in ("csv", "md", "tex")],
         *[
@@ -55,12 +55,12 @@ rule figures:
     input:
         index="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
-        metrics=files_of_jobs("metrics.json"),
-        images=files_of_jobs("images.csv"),
-        curves=files_of_jobs("curves.npz"),
-        scores=files_of_jobs("scores.npz"),
-        extras=files_of_jobs("extras.npz", detectors_only=True),
-        history=files_of_jobs("train.json", detectors_only=True),
+        metrics=PLAN.files_of_jobs("metrics.json"),
+        images=PLAN.files_of_jobs("images.csv"),
+        curves=PLAN.files_of_jobs("curves.npz"),
+        scores=PLAN.files_of_jobs("scores.npz"),
+        extras=PLAN.files_of_jobs("extras.npz", detectors_only=True),
+        history=PLAN.files_of_jobs("train.json", detectors_only=True),
     output:
         [f"<results>/figures/{kind}/{{dataset}}/{{category}}.pdf" for kind in FIGURES],
         *[
@@ -91,7 +91,7 @@ rule figures:
 rule bars:
     """Bars of the headline metrics over all categories, beside the published numbers."""
     input:
-        metrics=files_of_jobs("metrics.json"),
+        metrics=PLAN.files_of_jobs("metrics.json"),
     output:
         [f"<results>/figures/bars/{metric}.pdf" for metric in METRICS],
         *[

@@ -1,0 +1,150 @@
+"""What the rules of the workflow ask of a benchmark: patterns, inputs, and digests of what decides a job's result.
+
+A function with the argument `wildcards` takes those of a rule: `dataset`, `category`, `experiment`, `seed`, as far as
+the rule has them.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from sanflow.config.experiment import Experiment
+from sanflow.data.registry import dataset_entry
+from sanflow.files import resource, sha256_of_file
+from sanflow.methods.method import DetectorMethod, MapSource, Method
+from sanflow.methods.registry import METHODS
+from sanflow.pipeline.benchmark import Benchmark, Job
+from sanflow.provenance import code_digest, digest_of, fit_digest, listing_digest, modules_digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A benchmark as the workflow sees it.
+
+    Arguments:
+        benchmark: From `load_benchmark`.
+        jobs: All its cells.
+        results: Folder of its results.
+        data_root: Folder of downloaded data sets.
+    """
+
+    benchmark: Benchmark
+    jobs: list[Job]
+    results: str
+    data_root: str
+
+    def experiments_of(self, kind: type[Method], *, keeping: bool | None = None) -> str:
+        """Return a pattern of the experiments whose method is of a kind.
+
+        Arguments:
+            kind: `DetectorMethod` or `MapSource`.
+            keeping: Only those that keep epochs, or only those that do not; None for both.
+        """
+        return any_of(
+            name
+            for name, experiment in self.benchmark.experiments.items()
+            if isinstance(METHODS[experiment.method], kind) and keeping in (None, bool(experiment.kept_epochs))
+        )
+
+    def experiment(self, wildcards: Any) -> Experiment:
+        """Return the experiment of a job."""
+        return self.benchmark.experiments[wildcards.experiment]
+
+    def detector(self, wildcards: Any) -> DetectorMethod:
+        """Return the method of a job that is fitted."""
+        method = METHODS[self.experiment(wildcards).method]
+        assert isinstance(method, DetectorMethod)
+        return method
+
+    def fit_code(self, wildcards: Any) -> str:
+        """Compute the digest of the code of a fit."""
+        return modules_digest(self.detector(wildcards).fit_modules)
+
+    def score_code(self, wildcards: Any) -> str:
+        """Compute the digest of the code of a scoring."""
+        return code_digest("score", self.detector(wildcards).load_modules)
+
+    def fit_settings(self, wildcards: Any) -> str:
+        """Compute the digest of the settings of a fit, and of the files they name."""
+        return fit_digest(self.experiment(wildcards), wildcards.dataset, wildcards.category)
+
+    def evaluation_settings(self, wildcards: Any) -> str:
+        """Compute the digest of the keys that matter to an evaluation alone."""
+        return digest_of(self.experiment(wildcards).model_dump(include={"evaluate_at", "label"}))
+
+    def maps(self, wildcards: Any) -> str:
+        """Compute the digest of the files in a job's folder of finished maps."""
+        experiment = self.experiment(wildcards)
+        method = METHODS[experiment.method]
+        assert isinstance(method, MapSource)
+        folder = experiment.files_for(wildcards.dataset, wildcards.category)[method.maps_key]
+        return listing_digest(folder, times=True)
+
+    def marker(self, wildcards: Any) -> list[str]:
+        """Return the marker of a complete data set; nothing for one that lies where its owner keeps it."""
+        root = self.benchmark.datasets[wildcards.dataset].root
+        return [] if root else [f"{self.data_root}/{wildcards.dataset}/.sanflow.json"]
+
+    def data_settings(self, wildcards: Any) -> str:
+        """Compute the digest of the user's choice of a data set and of its entry in the registry."""
+        choice = self.benchmark.datasets[wildcards.dataset]
+        known: dict[str, Any] = {"choice": choice.model_dump(exclude={"categories", "mirrors"})}
+        if choice.kind == "registered":
+            # Where it is fetched from and what it is called decide no index.
+            entry = dataset_entry(wildcards.dataset)
+            about = {"title", "licence", "homepage", "citation", "documented_by", "mirrors", "manual", "size"}
+            known["entry"] = entry.model_dump(exclude={*about, "categories", "file_name", "unpacked_bytes"})
+            counts = entry.categories.get(wildcards.category)
+            known["counts"] = None if counts is None else counts.model_dump()
+        return digest_of(known)
+
+    def listing(self, wildcards: Any) -> str | None:
+        """Compute the digest of the owner's files: of a category's folder, or of all where there is no such folder."""
+        root = self.benchmark.datasets[wildcards.dataset].root
+        if not root:
+            return None
+        own = Path(root, wildcards.category)
+        return listing_digest(own if own.is_dir() else root)
+
+    def training_history(self, wildcards: Any) -> list[str]:
+        """Return train.json of a job; nothing where nothing is fitted."""
+        if not isinstance(METHODS[self.experiment(wildcards).method], DetectorMethod):
+            return []
+        job = Job(wildcards.dataset, wildcards.category, wildcards.experiment, int(wildcards.seed))
+        return [f"{self.results}/{job.folder}/train.json"]
+
+    def files_of_jobs(self, name: str, *, detectors_only: bool = False) -> Callable[[Any], list[str]]:
+        """Return a function that gives a file of every job: of those of its category, or of all without a wildcard."""
+        return lambda wildcards: [
+            f"{self.results}/{job.folder}/{name}"
+            for job in self.jobs
+            if all(wildcards.get(key) in (None, getattr(job, key)) for key in ("dataset", "category"))
+            and not (detectors_only and not self._is_fitted(job))
+        ]
+
+    def metrics_of_epochs(self, wildcards: Any) -> list[str]:
+        """Return metrics.json of every kept epoch."""
+        return [
+            f"{self.results}/{job.folder}/epoch{epoch:02d}/metrics.json"
+            for job in self.jobs
+            for epoch in self.benchmark.experiments[job.experiment].kept_epochs
+        ]
+
+    def categories(self) -> list[tuple[str, str]]:
+        """Return data set and category of all jobs, each once."""
+        return list(dict.fromkeys((job.dataset, job.category) for job in self.jobs))
+
+    def _is_fitted(self, job: Job) -> bool:
+        return isinstance(METHODS[self.benchmark.experiments[job.experiment].method], DetectorMethod)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Return a pattern that matches these names and nothing else."""
+    return "|".join(map(re.escape, names)) or r"(?!)"
+
+
+def published_digest() -> str:
+    """Compute the digest of the published numbers, which tables and bars show."""
+    return sha256_of_file(resource("published.csv"))
