@@ -26,7 +26,7 @@ def choose_device(wish: str) -> torch.device:
 
     Raises:
         ConfigError: If it is none of the three.
-        DeviceError: If a GPU is demanded and torch sees none.
+        DeviceError: If torch sees no GPU although one is demanded, or `sanflow gpu-exec` gave one to this job.
 
     Example:
         >>> choose_device("cpu")
@@ -42,6 +42,12 @@ def choose_device(wish: str) -> torch.device:
         raise DeviceError(
             "Expected a GPU, because device is cuda, but torch sees none (is the driver loaded, and is "
             "CUDA_VISIBLE_DEVICES empty?). Set `device: auto` to run on the CPU."
+        )
+    if claimed := os.environ.get("SANFLOW_CLAIMED_GPU"):  # set by sanflow/pipeline/gpu_slots.py
+        raise DeviceError(
+            f"Expected torch to use GPU {claimed}, which this job has, but torch {torch.__version__} sees none. It is "
+            f"built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'CPUs only'}; `nvidia-smi` shows the "
+            "newest CUDA of the driver. Update the driver, install another build of torch, or set `device: cpu`."
         )
     logger.info("No GPU: running on the CPU.")
     return torch.device("cpu")

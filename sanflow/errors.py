@@ -33,7 +33,7 @@ class WeightsError(SanflowError):
 
 
 class DeviceError(SanflowError):
-    """The demanded device is missing or too small."""
+    """The demanded device is missing or cannot be used."""
 
     exit_code = 5
 
@@ -54,6 +54,12 @@ class TrainingError(SanflowError):
     """Training had to stop: the loss or its gradients are no longer finite."""
 
     exit_code = 8
+
+
+class OutOfMemoryError(SanflowError):
+    """The memory of the GPU or of the machine does not suffice."""
+
+    exit_code = 9
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

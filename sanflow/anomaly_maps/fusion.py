@@ -1,8 +1,8 @@
-r"""From log-probabilities per scale to one anomaly map. Plain numpy: no model, no torch.
+"""From log-probabilities per scale to one anomaly map. Plain numpy: no model, no torch.
 
 An anomaly map is higher for more anomalous; an image's score is the maximum of its map.
 
-Shapes: N images, h x w cells of a scale's grid, H x W pixels of the map, L scales.
+Shapes: N images, h x w cells of a scale's grid, H x W pixels of the map, L scales, K pixels of any images.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,11 @@ from numpy import ndarray
 
 # Pixels resized at once: as much as fits a processor's cache with its intermediate.
 BLOCK_BYTES = 8 << 20
+# P0: where less is left of the sum of probabilities, pixels rank by its logarithm.
+TAIL_BELOW = 1e-6
+# Of the map, per unit of the logarithm: 64-bit floats then tell apart what 32-bit logarithms do, and a map stays
+# within 1e-6 of L down to log P = -114.
+TAIL_SLOPE = 1e-8
 
 
 def calibration_constants(grids: Sequence[ndarray]) -> list[float]:
@@ -25,7 +30,10 @@ def calibration_constants(grids: Sequence[ndarray]) -> list[float]:
 
 
 def calibrated(grids: Sequence[ndarray], constants: Sequence[float], size: tuple[int, int]) -> ndarray:
-    r"""Anomaly maps that depend on their own image alone, L - sum_l p_l with p_l = exp(min(log p_l - c_l, 0)).
+    r"""Make anomaly maps that depend on their own image alone.
+
+    The map is L - P with P = sum_l p_l, p_l = exp(min(log p_l - c_l, 0)). Where P < P0 = 1e-6, it is
+    L - P + 1e-8 (log P0 - log P): L - P would be L for all such pixels, in 64-bit floats too where P < 1e-16.
 
     Arguments:
         grids: For each scale log p / C, (N, h, w).
@@ -33,47 +41,52 @@ def calibrated(grids: Sequence[ndarray], constants: Sequence[float], size: tuple
         size: H and W of the maps.
 
     Returns:
-        Maps of shape (N, H, W) in [0, L], float32.
+        Maps of shape (N, H, W), float64, which order pixels as P does: in [0, L], beyond L by 1e-8 for each unit of
+        log P below log P0.
 
     Raises:
         ValueError: If the scales do not agree.
 
     Example:
         >>> calibrated([np.log([[[1.0, 0.5]]])], constants=[0.0], size=(1, 3))
-        array([[[0.  , 0.25, 0.5 ]]], dtype=float32)
+        array([[[0.  , 0.25, 0.5 ]]])
+        >>> maps = calibrated([np.array([[[-18.0, -40.0, -4000.0]]])], constants=[0.0], size=(1, 3))
+        >>> [round(1e8 * (float(score) - 1), 1) for score in maps[0, 0]]
+        [2.7, 26.2, 3986.2]
     """
     if len(constants) != len(grids):
         raise ValueError(f"Expected one constant for each of {len(grids)} scales, but got {len(constants)}.")
-    # 1 - p before the resizing: near p = 1 float32 would lose what the small values still tell apart.
-    surprises = [
-        -np.expm1(np.minimum(grid_Nhw.astype(np.float64) - constant, 0))
-        for grid_Nhw, constant in zip(grids, constants, strict=True)
-    ]
-    return _sum_of_resized(surprises, size)
+    return _fused(
+        [
+            np.minimum(grid_Nhw.astype(np.float64) - constant, 0)
+            for grid_Nhw, constant in zip(grids, constants, strict=True)
+        ],
+        size,
+    )
 
 
 def testset(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
-    """Anomaly maps as the authors release them; each depends on the whole test set.
+    """Make anomaly maps as the authors release them; each depends on the whole test set.
 
     Per scale the maximum over all test images is subtracted, then exp, bilinear resizing, the sum over the scales;
-    the map is the sum's maximum over the test set minus the sum.
+    the map is the sum's maximum over the test set minus the sum. Where that would be the same for all, it ranks by the
+    logarithm as `calibrated` does.
 
     Arguments:
         grids: For each scale log p / C of all test images, (N, h, w).
         size: H and W of the maps.
 
     Returns:
-        Maps of shape (N, H, W), float32, >= 0; exactly 0 at the most normal pixel of the test set.
+        Maps of shape (N, H, W), float64, >= 0; exactly 0 at the most normal pixel of the test set.
 
     Raises:
         ValueError: If the scales do not agree.
 
     Example:
         >>> testset([np.log([[[1.0, 0.5]]])], size=(1, 3))
-        array([[[0.  , 0.25, 0.5 ]]], dtype=float32)
+        array([[[0.  , 0.25, 0.5 ]]])
     """
-    surprises = [-np.expm1(grid_Nhw.astype(np.float64) - np.max(grid_Nhw)) for grid_Nhw in grids]
-    maps_NHW = _sum_of_resized(surprises, size)
+    maps_NHW = _fused([grid_Nhw.astype(np.float64) - np.max(grid_Nhw) for grid_Nhw in grids], size)
     maps_NHW -= maps_NHW.min()
     return maps_NHW
 
@@ -109,30 +122,59 @@ def resize(grid_Nhw: ndarray, size: tuple[int, int]) -> ndarray:
     return rows_Hh @ (grid_Nhw @ columns_wW)
 
 
-def _sum_of_resized(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
-    if not grids or any(grid.ndim != 3 or len(grid) != len(grids[0]) for grid in grids):
+def _fused(log_grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
+    """Maps from log p_l - c_l <= 0 of each scale; blocks of images, so that intermediates stay small."""
+    if not log_grids or any(grid.ndim != 3 or len(grid) != len(log_grids[0]) for grid in log_grids):
         raise ValueError(
             "Expected for each scale a stack of grids (N, h, w) of the same N, but got shapes "
-            f"{[grid.shape for grid in grids]}."
+            f"{[grid.shape for grid in log_grids]}."
         )
-    n_images = len(grids[0])
-    maps_NHW = np.empty((n_images, *size), np.float32)
-    block = max(1, BLOCK_BYTES // (4 * size[0] * size[1]))
+    n_images = len(log_grids[0])
+    maps_NHW = np.empty((n_images, *size), np.float64)
+    block = max(1, BLOCK_BYTES // (8 * size[0] * size[1]))
     for start in range(0, n_images, block):
         part = slice(start, start + block)
-        maps_NHW[part] = resize(grids[0][part].astype(np.float32), size)
-        for grid_Nhw in grids[1:]:
-            maps_NHW[part] += resize(grid_Nhw[part].astype(np.float32), size)
+        # 1 - p before the resizing: near p = 1 the subtraction would lose what the small values still tell apart.
+        maps_NHW[part] = sum(resize(-np.expm1(grid_Nhw[part]), size) for grid_Nhw in log_grids)
+        _rank_tail_by_log(maps_NHW[part], [grid_Nhw[part] for grid_Nhw in log_grids])
     return maps_NHW
+
+
+def _rank_tail_by_log(maps_NHW: ndarray, log_grids: Sequence[ndarray]) -> None:
+    """Replace L - P in place where P < P0."""
+    end = len(log_grids) - TAIL_BELOW
+    places = np.nonzero(maps_NHW > end)
+    if places[0].size:
+        log_sum = _log_of_resized_sum(log_grids, places, maps_NHW.shape[1:])
+        maps_NHW[places] = end + (TAIL_BELOW - np.exp(log_sum)) + TAIL_SLOPE * (np.log(TAIL_BELOW) - log_sum)
+
+
+def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...], size: tuple[int, ...]) -> ndarray:
+    """Logarithm of P at K pixels, summed as logarithms, because p itself may be too small for a float."""
+    image_K, row_K, column_K = places
+    log_sum_K = np.full(len(image_K), -np.inf)
+    for grid_Nhw in log_grids:
+        for cell_row_H, row_weight_H in _neighbours(grid_Nhw.shape[1], size[0]):
+            for cell_column_W, column_weight_W in _neighbours(grid_Nhw.shape[2], size[1]):
+                with np.errstate(divide="ignore"):  # a weight of 0 is a logarithm of -inf
+                    log_weight_K = np.log(row_weight_H[row_K] * column_weight_W[column_K])
+                log_p_K = grid_Nhw[image_K, cell_row_H[row_K], cell_column_W[column_K]]
+                np.logaddexp(log_sum_K, log_p_K + log_weight_K, out=log_sum_K)
+    return log_sum_K
 
 
 @lru_cache(maxsize=64)
 def _interpolation(cells: int, pixels: int) -> ndarray:
     """Matrix (pixels, cells) whose rows are the weights of the cells for one pixel; do not write into it."""
-    position = np.arange(pixels) * ((cells - 1) / max(pixels - 1, 1))
-    left = np.minimum(position.astype(int), max(cells - 2, 0))
-    weight = position - left
     matrix = np.zeros((pixels, cells))
-    matrix[np.arange(pixels), left] = 1 - weight
-    matrix[np.arange(pixels), np.minimum(left + 1, cells - 1)] += weight
+    for cell, weight in _neighbours(cells, pixels):
+        matrix[np.arange(pixels), cell] += weight
     return matrix
+
+
+def _neighbours(cells: int, pixels: int) -> tuple[tuple[ndarray, ndarray], tuple[ndarray, ndarray]]:
+    """For each pixel the cell before it and the one after it, each with its weight, (pixels,)."""
+    # In integers, so that a pixel that lies on a cell has a weight of exactly 0 for the other one.
+    before, rest = np.divmod(np.arange(pixels) * (cells - 1), max(pixels - 1, 1))
+    weight = rest / max(pixels - 1, 1)
+    return (before, 1 - weight), (np.minimum(before + 1, cells - 1), weight)

@@ -27,7 +27,7 @@ def anomaly_maps(scores: Scores, size: tuple[int, int], fusion: Fusion = "calibr
         fusion: How scales are joined. Finished maps have one scale and are only resized.
 
     Returns:
-        (N, H, W) float32.
+        (N, H, W), float64 where scales were fused, else float32.
     """
     if scores.kind == "anomaly_map":
         return np.stack([resized(map_HW, size) for map_HW in scores.grids["map"]])
@@ -48,7 +48,7 @@ def anomaly_maps_at(
         fusion: As in `anomaly_maps`.
 
     Returns:
-        N arrays (H, W) float32.
+        N arrays (H, W), float64 where scales were fused, else float32.
     """
     if scores.kind == "anomaly_map":
         return [resized(map_HW, size) for map_HW, size in zip(scores.grids["map"], sizes, strict=True)]
@@ -61,7 +61,7 @@ def anomaly_maps_at(
     maps = [
         calibrated([grid[index : index + 1] for grid in grids], constants, size)[0] for index, size in enumerate(sizes)
     ]
-    lowest = min(map_HW.min() for map_HW in maps) if own else np.float32(0)
+    lowest = min(map_HW.min() for map_HW in maps) if own else 0.0
     return [map_HW - lowest for map_HW in maps]
 
 

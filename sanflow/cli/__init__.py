@@ -5,7 +5,7 @@ A command parses, calls one function and writes. A user's error is one line and 
 
 import importlib.metadata
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,9 +17,11 @@ from sanflow.cli import model as _model
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
 from sanflow.errors import SanflowError
+from sanflow.memory import is_out_of_memory, out_of_memory
 
 EXIT_CODES = """Exit codes: 0 done · 1 a defect of sanflow (please report it) · 2 configuration or command line ·
-3 data · 4 weights · 5 device · 6 disk · 7 a damaged file · 8 training diverged · 130, 143 interrupted, state saved."""
+3 data · 4 weights · 5 device · 6 disk · 7 a damaged file · 8 training diverged · 9 out of memory ·
+130, 143 interrupted, state saved."""
 
 app = typer.Typer(
     name="sanflow",
@@ -58,6 +60,14 @@ def main() -> None:
     try:
         app()
     except SanflowError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit_with(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _exit_with(out_of_memory(error))
+
+
+def _exit_with(error: SanflowError) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -16,6 +16,8 @@ from sanflow.errors import WeightsError
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs keep the weights beside other things."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before the name of every tensor of the network that they wrap."""
 COUNTER = "num_batches_tracked"
 """BatchNorm's step counter: absent from old files and without meaning in eval mode."""
 
@@ -95,11 +97,36 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        first_line = str(error).split("\n", 1)[0]
         raise WeightsError(
-            f"Expected {path} to be a whole file of tensors and nothing else, but reading it failed: {first_line} "
-            "Fetch it again, or save it with torch.save(network.state_dict(), ...)."
+            f"Expected {path} to be a whole file of tensors and nothing else, but reading it failed: "
+            f"{why_unreadable(path, error)} Fetch it again, or save it with torch.save(network.state_dict(), ...)."
         ) from error
+
+
+def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
+    """Say in a sentence why a file of weights cannot be read, from its first bytes where they show it.
+
+    Torch's own message advises to read the file without its protection (`weights_only=False`), which would run any code
+    that the file holds. It is never passed on.
+
+    Arguments:
+        path: The file.
+        error: What reading it raised.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(256).lstrip()
+    except OSError:
+        start = b""
+    if start.startswith(b"<"):
+        return "it is a web page that was saved in place of the weights (of a login, or of a wrong address)."
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; `git lfs pull` fetches the file itself."
+    if isinstance(error, UnpicklingError):
+        if start.startswith((b"PK", b"\x80")):
+            return "it holds other objects than tensors, and reading those could run code of its author."
+        return f"it is no file of torch, it begins with {start[:20]!r}."
+    return str(error).split("\n", 1)[0]
 
 
 def _describe(content: Any) -> str:
@@ -132,12 +159,14 @@ def fit_weights(
         convert: Tried once when the names or shapes differ.
 
     Returns:
-        {"ignored": names of the classifier's tensors that were left over, "converted": whether `convert` was needed}.
+        {"ignored": names of the classifier's tensors that were left over, "converted": whether `convert` was needed},
+        and {"prefix": what was removed from the beginning of every name} where DataParallel or torch.compile put one.
 
     Raises:
         WeightsError: If names or shapes differ; lists them.
     """
     heads = tuple(heads)
+    prefix, state = _without_prefix(state, module)
     given = dict(state)
     converted = False
     if convert is not None and _differences(module, given, heads):
@@ -151,7 +180,18 @@ def fit_weights(
             "Check that the file and the name of the encoder belong together."
         )
     module.load_state_dict({key: value for key, value in given.items() if not in_heads(key, heads)}, strict=False)
-    return {"ignored": sorted(key for key in given if in_heads(key, heads)), "converted": converted}
+    facts = {"ignored": sorted(key for key in given if in_heads(key, heads)), "converted": converted}
+    return {**facts, "prefix": prefix} if prefix else facts
+
+
+def _without_prefix(state: Mapping[str, Tensor], module: nn.Module) -> tuple[str, dict[str, Tensor]]:
+    """The prefix that all names have and the network's own have not, and the tensors without it."""
+    removed, given = "", dict(state)
+    foreign = [prefix for prefix in PREFIXES if not any(key.startswith(prefix) for key in module.state_dict())]
+    while prefix := next((p for p in foreign if given and all(key.startswith(p) for key in given)), ""):
+        removed += prefix
+        given = {key.removeprefix(prefix): tensor for key, tensor in given.items()}
+    return removed, given
 
 
 def _differences(module: nn.Module, given: Mapping[str, Tensor], heads: tuple[str, ...]) -> list[str]:

@@ -1,31 +1,34 @@
-"""One GPU per job on one machine: a slot is a lock on a file, held by the job itself and freed with it.
+"""Give each job of one machine a GPU of its own: a slot is a lock on a file, which the job itself holds.
 
 Snakemake counts GPUs but does not hand them out. A command run through `run_on_gpu` takes the first free slot, sees
-that GPU alone, and holds the lock until it ends however it ends: the lock belongs to an open file that the command
-inherits. Where a scheduler has bound the devices already, nothing is claimed.
+that GPU alone, and holds the lock until it exits, even if killed: the lock belongs to an open file that the command
+inherits. Where a scheduler has given this process a single device, nothing is claimed.
 """
 
-import contextlib
 import fcntl
 import logging
 import os
 import random
 import re
-import shutil
 import stat
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sanflow.errors import ConfigError, DeviceError, StorageError
+from sanflow.pipeline.gpus import gpu_pool
 
 logger = logging.getLogger(__name__)
 
-# Variables of schedulers that bind GPUs to a job: Slurm, Kubernetes, PBS, LSF, HTCondor, Grid Engine.
+# Variables of schedulers that give GPUs to a job: Slurm, Kubernetes, PBS, LSF, HTCondor, Grid Engine.
 SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "PBS_JOBID", "LSB_JOBID", "_CONDOR_SLOT", "SGE_TASK_ID")
 FOLDER_VARIABLE = "SANFLOW_GPU_LOCKS"
+# One for all users and sessions. XDG_RUNTIME_DIR would be another one for a login, for cron and for each user.
+FOLDER = Path("/tmp/sanflow-gpu")
+# Says to the command that it has a GPU, so that it does not silently run on the CPU (sanflow/device.py reads it).
+CLAIMED_VARIABLE = "SANFLOW_CLAIMED_GPU"
 RETRY_SECONDS = (0.2, 1.0)
 PATIENCE_SECONDS = 10.0
 
@@ -54,6 +57,8 @@ def run_on_gpu(
 ) -> None:
     """Become `command`, with a GPU of its own; never returns.
 
+    The command finds its GPU in CUDA_VISIBLE_DEVICES, and in SANFLOW_CLAIMED_GPU that it has one.
+
     Arguments:
         command: Program and arguments.
         slots_per_gpu: How many jobs may share one GPU.
@@ -62,21 +67,26 @@ def run_on_gpu(
 
     Raises:
         ConfigError: If `device` is none of the three.
-        DeviceError: If a GPU is demanded and there is none, or the command does not exist.
+        DeviceError: If a GPU is demanded and there is none, none that there is can be used, or the command does not
+            exist.
+        StorageError: If the locks cannot be kept.
     """
     if device not in {"auto", "cuda", "cpu"}:
         raise ConfigError(f"Expected the device auto, cuda or cpu, but got {device!r}.")
     variables = dict(os.environ if environment is None else environment)
+    variables.pop(CLAIMED_VARIABLE, None)
     pool = [] if device == "cpu" else gpu_pool(variables)
     if device == "cuda" and not pool:
         raise DeviceError(
-            "Expected a GPU, because device is cuda, but this machine shows none (nvidia-smi finds no GPU, or "
+            "Expected a GPU, because device is cuda, but this machine shows none (its driver finds no GPU, or "
             "CUDA_VISIBLE_DEVICES is empty). Set `device: auto` to run on the CPU."
         )
-    if pool and not bound_by_scheduler(variables, pool):
+    if bound_by_scheduler(variables, pool):
+        variables[CLAIMED_VARIABLE] = pool[0]
+    elif pool:
         slot = claim_slot(pool, slots_per_gpu, lock_folder(variables))
         os.set_inheritable(slot.descriptor, True)
-        variables["CUDA_VISIBLE_DEVICES"] = slot.device
+        variables["CUDA_VISIBLE_DEVICES"] = variables[CLAIMED_VARIABLE] = slot.device
         logger.info("Running on GPU %s, slot %d.", slot.device, slot.place)
     try:
         os.execvpe(command[0], list(command), variables)
@@ -84,39 +94,18 @@ def run_on_gpu(
         raise DeviceError(f"Expected a program to run on the GPU, but there is no {command[0]!r}.") from error
 
 
-def gpu_pool(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs that this process may use, by UUID where the driver tells it, so that two workflows agree on them.
-
-    Arguments:
-        environment: Its CUDA_VISIBLE_DEVICES limits the pool.
-    """
-    known = _driver_gpus()
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return list(known.values())
-    pool = []
-    for name in (part.strip() for part in visible.split(",")):
-        if name in {"", "-1", "NoDevFiles"}:
-            break  # as CUDA reads it: what follows an invalid entry is not visible
-        pool.append(known.get(name, name))
-    return pool
-
-
 def bound_by_scheduler(environment: Mapping[str, str], pool: Sequence[str]) -> bool:
-    """Whether a scheduler, or a container with a single GPU, has chosen the device already."""
-    if any(environment.get(name) for name in SCHEDULERS):
-        return True
-    return len(pool) == 1 and (Path("/.dockerenv").exists() or Path("/run/.containerenv").exists())
+    """Whether a scheduler or a container has chosen the device already: then it left one.
+
+    An allocation of several GPUs (`salloc --gpus=4`) is a pool like any other, whose jobs claim one each.
+    """
+    managed = any(environment.get(name) for name in SCHEDULERS)
+    return len(pool) == 1 and (managed or Path("/.dockerenv").exists() or Path("/run/.containerenv").exists())
 
 
 def lock_folder(environment: Mapping[str, str]) -> Path:
-    """Where the locks lie: on this machine, never on a file system that machines share, one for all workflows."""
-    if FOLDER_VARIABLE in environment:
-        return Path(environment[FOLDER_VARIABLE])
-    runtime = environment.get("XDG_RUNTIME_DIR")
-    if runtime and os.access(runtime, os.W_OK):
-        return Path(runtime) / "sanflow-gpu"
-    return Path("/tmp") / f"sanflow-gpu-{os.getuid()}"
+    """Where the locks are: on this machine, one folder for all its users, logins, cron jobs and workflows."""
+    return Path(environment.get(FOLDER_VARIABLE) or FOLDER)
 
 
 def claim_slot(pool: Sequence[str], slots_per_gpu: int, folder: Path, timeout: float | None = None) -> Slot:
@@ -130,17 +119,10 @@ def claim_slot(pool: Sequence[str], slots_per_gpu: int, folder: Path, timeout: f
 
     Raises:
         DeviceError: If no slot came free in time.
-        StorageError: If the folder cannot be written.
+        StorageError: If the locks cannot be kept in the folder, or it is not safe to do so.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Expected to be able to keep GPU locks in {folder}, but got: {error.strerror}. "
-            f"Name another folder of this machine in ${FOLDER_VARIABLE}."
-        ) from error
-    _require_own(folder)
-    start, told = time.monotonic(), False
+    _make_folder(folder)
+    start, reported = time.monotonic(), False
     while True:
         for place in range(slots_per_gpu):
             for device in pool:
@@ -153,51 +135,86 @@ def claim_slot(pool: Sequence[str], slots_per_gpu: int, folder: Path, timeout: f
                 f"Expected a free GPU within {timeout:g} s, but all {len(pool) * slots_per_gpu} slots in {folder} are "
                 "taken. Give Snakemake `--resources gpu=<number>` so that it starts no more jobs than that."
             )
-        if waited > PATIENCE_SECONDS and not told:
-            logger.warning("Waiting for a free GPU: all %d slots are taken.", len(pool) * slots_per_gpu)
-            told = True
+        if waited > PATIENCE_SECONDS and not reported:
+            logger.warning(
+                "Waiting for a free GPU: all %d slots are taken (`lslocks` lists who holds those in %s).",
+                len(pool) * slots_per_gpu,
+                folder,
+            )
+            reported = True
         time.sleep(random.uniform(*RETRY_SECONDS))
 
 
-def _require_own(folder: Path) -> None:
-    """Where every user may write, another one could have laid links in place of the locks."""
-    facts = folder.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the locks: all users may put files there, and nobody can remove those of others."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _no_umask(), suppress(FileExistsError):
+            folder.mkdir(mode=0o1777)
+        mode = folder.lstat().st_mode
+    except OSError as error:
+        raise _cannot_lock(folder, error) from error
+    if not stat.S_ISDIR(mode) or (mode & 0o022 and not mode & stat.S_ISVTX):
         raise StorageError(
-            f"Expected GPU locks in a folder that only this user can write, but got {folder}, which is a link, another "
-            f"user's or writable by others. Remove it, or name another folder of this machine in ${FOLDER_VARIABLE}."
+            f"Expected GPU locks in a folder where nobody can remove those of others, but {folder} is a link, a file, "
+            "or writable by others without the sticky bit (`chmod +t` sets it). Remove it, or name another folder of "
+            f"this machine in ${FOLDER_VARIABLE}."
         )
 
 
 def _try_slot(device: str, place: int, folder: Path) -> Slot | None:
+    """Lock one slot; None if another process holds it."""
     name = re.sub(r"[^\w-]", "_", device)
-    descriptor = os.open(folder / f"{name}.{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    path = folder / f"{name}.{place}.lock"
+    try:
+        descriptor = _open_lock(path)
+        if _lock(descriptor, path):
+            return Slot(device, place, descriptor)
+    except OSError as error:
+        raise _cannot_lock(path, error) from error
+    os.close(descriptor)
+    return None
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, or make it. Others can put anything here: so it is never written, nor opened through a link."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(FileNotFoundError):
+        # Without O_CREAT, with which Linux refuses files of other users in a folder with the sticky bit.
+        return os.open(path, flags)
+    with _no_umask(), suppress(FileExistsError):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    return os.open(path, flags)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    opened = os.fstat(descriptor)
+    if not stat.S_ISREG(opened.st_mode):
+        raise StorageError(f"Expected a lock file at {path}, but it is no file. Remove it.")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    # For a person who looks: which process took it. The lock, not this number, is what counts.
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return Slot(device, place, descriptor)
+        # What removes old files of /tmp may have removed this one since it was opened; its lock then excludes nobody.
+        if path.lstat().st_ino != opened.st_ino:
+            return False
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    with suppress(PermissionError):
+        os.utime(descriptor)  # so that it does not count as old while it is held
+    return True
 
 
-def _driver_gpus() -> dict[str, str]:
-    """Index -> UUID of the machine's GPUs; empty without a driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return {}
+@contextmanager
+def _no_umask() -> Iterator[None]:
+    """Make files with exactly the permissions that are asked for."""
+    before = os.umask(0)
     try:
-        answer = subprocess.run(
-            [program, "--query-gpu=index,uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    rows = (line.split(",") for line in answer.stdout.splitlines() if "," in line)
-    return {index.strip(): uuid.strip() for index, uuid in rows}
+        yield
+    finally:
+        os.umask(before)
+
+
+def _cannot_lock(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Expected to be able to keep GPU locks in {path}, but got: {error.strerror}. "
+        f"Name another folder of this machine in ${FOLDER_VARIABLE}."
+    )

@@ -66,7 +66,7 @@ def test_every_file_kind_gives_the_same_features(state, tmp_path) -> None:
 def test_a_file_of_another_layout_goes_through_the_library(tmp_path) -> None:
     name = "timm/convnext_atto.d2_in1k"
     original = build_encoder(name, weights="random", seed=2)
-    theirs = {f"module.{key}": value for key, value in original.network.network.state_dict().items()}  # type: ignore
+    theirs = {f"backbone.{key}": value for key, value in original.network.network.state_dict().items()}  # type: ignore
     save_file(theirs, tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError, match=r"missing .* unexpected"):
         build_encoder(name, weights=tmp_path / "weights.safetensors")
@@ -195,7 +195,12 @@ def test_message_when_the_library_knows_no_file() -> None:
     [
         ("weights.npz", b"", r"file ending in .pth, .pt, .bin, .safetensors, but got"),
         ("weights.pth", None, "Expected a file of weights at .*, but there is none"),
-        ("weights.pth", b"not a file of torch", "whole file of tensors and nothing else, but reading it failed"),
+        ("weights.pth", b"Not Found", r"nothing else, but reading it failed: it is no file of torch.* b'Not Found'"),
+        ("weights.pth", b"<!DOCTYPE html><html>", "it is a web page that was saved in place of the weights"),
+        ("weights.pt", b'\n<?xml version="1.0"?><Error>', "it is a web page that was saved in place of the weights"),
+        ("weights.safetensors", b"  <html>", "it is a web page that was saved in place of the weights"),
+        ("weights.bin", b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS; `git lfs pull`"),
+        ("weights.pth", b"PK\x03\x04cut", "reading it failed: PytorchStreamReader failed"),
         ("weights.pth", b"", "reading it failed"),
         ("weights.safetensors", b"not safe", "reading it failed"),
     ],
@@ -203,8 +208,9 @@ def test_message_when_the_library_knows_no_file() -> None:
 def test_messages_about_files(name, content, message, tmp_path) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=message) as caught:
         read_weights(tmp_path / name)
+    assert "weights_only" not in str(caught.value)
 
 
 class Evil:
@@ -220,7 +226,7 @@ class Evil:
         (torch.ones(2), "but it holds a Tensor"),
         ({"epoch": 3, "weight": torch.ones(1)}, "but it holds also epoch"),
         ({}, "but it holds nothing"),
-        ({"weight": Evil()}, "nothing else, but reading it failed"),
+        ({"weight": Evil()}, "it holds other objects than tensors, and reading those could run code of its author"),
     ],
 )
 def test_messages_about_contents(content, message, tmp_path, monkeypatch) -> None:
@@ -229,6 +235,30 @@ def test_messages_about_contents(content, message, tmp_path, monkeypatch) -> Non
     with pytest.raises(WeightsError, match=message):
         read_weights(tmp_path / "weights.pth")
     assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", ""])
+def test_prefixes_of_wrapped_networks_are_removed_and_recorded(prefix, state, tmp_path) -> None:
+    torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "weights.pth")
+    identity = build_encoder(RESNET, weights=tmp_path / "weights.pth").identity
+    assert identity.get("prefix", "") == prefix
+    assert identity["weights_sha256"] == weights_digest(state, ["fc"])
+
+
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [("module", ["module.weight", "module.bias"]), ("layer", ["module.layer.weight", "bias"])],
+)
+def test_a_prefix_is_kept_where_it_is_a_name(own, names) -> None:
+    """The network has a part of this name itself, or only some of the tensors have it."""
+    network = torch.nn.ModuleDict({own: torch.nn.BatchNorm1d(2, track_running_stats=False)})
+    given = {name: torch.full((2,), 7.0) for name in names}
+    if own == "module":
+        assert "prefix" not in fit_weights(network, given, heads=(), source="a test")
+        assert network[own].weight.tolist() == [7, 7]
+    else:
+        with pytest.raises(WeightsError, match=r"1 unexpected|2 unexpected"):
+            fit_weights(network, given, heads=(), source="a test")
 
 
 def test_message_about_names_and_shapes(state, tmp_path) -> None:

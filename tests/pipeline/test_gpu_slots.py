@@ -1,18 +1,21 @@
-"""A GPU of its own for each job: locks, pools, schedulers; eight jobs on two GPUs that do not exist."""
+"""A GPU of its own for each job: locks and schedulers; eight jobs on two GPUs that do not exist."""
 
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from sanflow.device import choose_device
 from sanflow.errors import DeviceError, StorageError
 from sanflow.pipeline import gpu_slots
-from sanflow.pipeline.gpu_slots import bound_by_scheduler, claim_slot, gpu_pool, lock_folder
+from sanflow.pipeline.gpu_slots import bound_by_scheduler, claim_slot, lock_folder
 
 EXEC = (
     "import os, sys; from sanflow.pipeline.gpu_slots import run_on_gpu; "
@@ -106,65 +109,134 @@ def test_a_lock_folder_that_cannot_be_made_is_named(tmp_path):
         claim_slot(["0"], 1, tmp_path / "file" / "locks")
 
 
-def test_a_lock_folder_of_others_is_refused(tmp_path):
+def test_users_share_the_lock_folder_and_cannot_remove_each_other_s_locks(tmp_path):
+    """Each with an umask of its own, as two users may have them."""
+    before = os.umask(0o077)
+    try:
+        os.close(claim_slot(["GPU-aa"], 1, tmp_path / "locks").descriptor)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "locks").stat().st_mode) == 0o1777
+    lock = tmp_path / "locks/GPU-aa.0.lock"
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+    lock.chmod(0o444)  # to lock a file it is enough to read it
+    os.close(claim_slot(["GPU-aa"], 1, tmp_path / "locks").descriptor)
+
+
+def test_a_lock_folder_that_is_not_safe_is_refused(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "mine")
-    for name in ("open", "link"):
-        with pytest.raises(StorageError, match="a folder that only this user can write, but got"):
+    (tmp_path / "safe").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "safe")
+    (tmp_path / "file").write_text("")
+    for name in ("open", "link", "file"):
+        with pytest.raises(StorageError, match="where nobody can remove those of others, but"):
             claim_slot(["0"], 1, tmp_path / name)
-    (tmp_path / "victim").write_text("precious")
-    (tmp_path / "mine/0.0.lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic links"):
-        claim_slot(["0"], 1, tmp_path / "mine")
-    assert (tmp_path / "victim").read_text() == "precious"
 
 
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
-        (None, ["GPU-aa", "GPU-bb"]),
-        ("1", ["GPU-bb"]),
-        ("1,0", ["GPU-bb", "GPU-aa"]),
-        ("GPU-bb", ["GPU-bb"]),
-        ("MIG-cc", ["MIG-cc"]),
-        ("", []),
-        ("0,-1,1", ["GPU-aa"]),
-    ],
-)
-def test_the_pool_is_what_cuda_would_see(monkeypatch, visible, expected):
-    monkeypatch.setattr(gpu_slots, "_driver_gpus", lambda: {"0": "GPU-aa", "1": "GPU-bb"})
-    assert gpu_pool({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == expected
+def test_what_another_user_put_in_place_of_a_lock_is_neither_followed_nor_written(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    (folder / "0.0.lock").symlink_to(victim)
+    with pytest.raises(StorageError, match=r"keep GPU locks in .*0\.0\.lock, but got: .* symbolic links"):
+        claim_slot(["0"], 1, folder)
+    os.link(victim, folder / "1.0.lock")
+    os.close(claim_slot(["1"], 1, folder).descriptor)
+    os.mkfifo(folder / "2.0.lock")  # to open it for reading would wait for ever
+    with pytest.raises(StorageError, match=r"Expected a lock file at .*2\.0\.lock, but it is no file"):
+        claim_slot(["2"], 1, folder)
+    assert victim.read_text() == "precious"
 
 
-def test_the_driver_is_asked_and_may_be_missing(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, GPU-aa'\necho '1, GPU-bb'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert gpu_pool({}) == ["GPU-aa", "GPU-bb"]
-    program.write_text("#!/bin/sh\necho 'no devices were found' >&2\nexit 6\n")
-    assert gpu_pool({}) == []
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """Cleaners remove old files of /tmp: a lock on a file without a name excludes nobody."""
+    opened = gpu_slots._open_lock
+
+    def open_and_lose(path: Path) -> int:
+        descriptor = opened(path)
+        if not removed:
+            path.unlink()
+            removed.append(path)
+        return descriptor
+
+    removed: list[Path] = []
+    monkeypatch.setattr(gpu_slots, "_open_lock", open_and_lose)
+    monkeypatch.setattr(gpu_slots, "RETRY_SECONDS", (0.0, 0.0))
+    slot = claim_slot(["0"], 1, tmp_path, timeout=5)
+    assert removed
+    assert os.fstat(slot.descriptor).st_ino == (tmp_path / "0.0.lock").stat().st_ino
+    os.close(slot.descriptor)
+
+
+def test_a_claim_makes_its_file_young_again(tmp_path):
+    os.close(claim_slot(["0"], 1, tmp_path).descriptor)
+    os.utime(tmp_path / "0.0.lock", (1, 1))
+    os.close(claim_slot(["0"], 1, tmp_path).descriptor)
+    assert time.time() - (tmp_path / "0.0.lock").stat().st_mtime < 60
 
 
 @pytest.mark.parametrize("variable", gpu_slots.SCHEDULERS)
-def test_schedulers_bind_their_devices_themselves(variable):
-    assert bound_by_scheduler({variable: "1"}, ["0", "1"])
-    assert not bound_by_scheduler({}, ["0", "1"])
+def test_a_scheduler_binds_one_gpu_and_no_more(variable):
+    assert bound_by_scheduler({variable: "1"}, ["0"])
+    assert not bound_by_scheduler({variable: "1"}, ["0", "1"])
+    assert not bound_by_scheduler({variable: "1"}, [])
 
 
-def test_a_scheduler_s_choice_is_left_alone(tmp_path, environment):
+def test_jobs_of_an_allocation_of_four_gpus_get_one_each(tmp_path, environment):
+    """`salloc --gpus=4`, then `snakemake --resources gpu=4`."""
+    allocation = environment | {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    outputs = [tmp_path / f"{i}.json" for i in range(4)]
+    jobs = [start(allocation, output, 2) for output in outputs]
+    assert [job.wait(timeout=120) for job in jobs] == [0] * 4
+    assert sorted(json.loads(output.read_text())[2] for output in outputs) == ["0", "1", "2", "3"]
+
+
+def test_the_one_gpu_of_an_allocation_is_left_as_it_is(tmp_path, environment):
     output = tmp_path / "job.json"
-    assert start(environment | {"SLURM_JOB_ID": "7"}, output, 0).wait(timeout=60) == 0
-    assert json.loads(output.read_text())[2] == "0,1"
+    assert start(environment | {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "3"}, output, 0).wait(timeout=60) == 0
+    assert json.loads(output.read_text())[2] == "3"
     assert not (tmp_path / "locks").exists()
 
 
-def test_where_locks_lie(tmp_path):
-    assert lock_folder({"SANFLOW_GPU_LOCKS": "/x"}) == Path("/x")
-    assert lock_folder({"XDG_RUNTIME_DIR": str(tmp_path)}) == tmp_path / "sanflow-gpu"
-    assert lock_folder({}) == Path(f"/tmp/sanflow-gpu-{os.getuid()}")
+def test_locks_are_in_one_folder_for_a_login_and_for_cron():
+    login = {"XDG_RUNTIME_DIR": "/run/user/1000", "USER": "ada", "HOME": "/home/ada", "TMPDIR": "/scratch/ada"}
+    assert lock_folder(login) == lock_folder({"LOGNAME": "ada"}) == lock_folder({}) == Path("/tmp/sanflow-gpu")
+    assert lock_folder(login | {"SANFLOW_GPU_LOCKS": "/x"}) == Path("/x")
+
+
+def claimed(environment: dict[str, str], device: str = "auto") -> str:
+    """What `gpu-exec` says to its command: the GPU that it has."""
+    show = [sys.executable, "-c", "import os; print(os.environ.get('SANFLOW_CLAIMED_GPU'))"]
+    code = f"from sanflow.pipeline.gpu_slots import run_on_gpu; run_on_gpu({show}, device={device!r})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("variables", "device", "expected"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "3"}, "auto", "3"),
+        ({"CUDA_VISIBLE_DEVICES": "3", "PBS_JOBID": "1"}, "auto", "3"),
+        ({"CUDA_VISIBLE_DEVICES": "3", "SANFLOW_CLAIMED_GPU": "of an outer job"}, "cpu", "None"),
+        ({"CUDA_VISIBLE_DEVICES": "", "SANFLOW_CLAIMED_GPU": "of an outer job"}, "auto", "None"),
+    ],
+)
+def test_a_command_knows_that_it_has_a_gpu(environment, variables, device, expected):
+    assert claimed(environment | variables, device) == expected
+
+
+def test_a_claimed_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    monkeypatch.setenv(gpu_slots.CLAIMED_VARIABLE, "GPU-aa")
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError, match=r"Expected torch to use GPU GPU-aa, .* sees none\..*or set `device: cpu`"):
+        choose_device("auto")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(DeviceError, match="It is built for CPUs only"):
+        choose_device("auto")
 
 
 def test_errors_of_the_command_line(monkeypatch):

@@ -20,6 +20,7 @@ from torch import Tensor
 from sanflow.data.images import load_images
 from sanflow.device import choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
+from sanflow.encoders.weights import why_unreadable
 from sanflow.errors import WeightsError
 from sanflow.files import sha256_of_file
 from sanflow.methods.cost import Cost
@@ -159,10 +160,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"Expected the authors' weights at {path}, but there is no such file. Check `official_weights`."
         ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        first_line = str(error).split("\n", 1)[0]
         raise WeightsError(
-            f"Expected {path} to be a whole file of tensors and nothing else, but reading it failed: {first_line} "
-            "Fetch it again; a file that pickles whole modules is refused, because reading it would run its code."
+            f"Expected {path} to be a whole file of tensors and nothing else, but reading it failed: "
+            f"{why_unreadable(path, error)} Fetch it again."
         ) from error
     if not isinstance(content, dict):
         raise WeightsError(f"Expected a dictionary of named parts in {path}, but got a {type(content).__name__}.")

@@ -306,7 +306,7 @@ def test_unreadable_files_are_refused(authors, path, tmp_path):
     with pytest.raises(WeightsError, match="reading it failed"):
         import_official(tmp_path / "half.pt", experiment())
     torch.save(authors["statistics"], tmp_path / "code.pt")
-    with pytest.raises(WeightsError, match="would run its code"):
+    with pytest.raises(WeightsError, match="could run code of its author"):
         import_official(tmp_path / "code.pt", experiment())
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(WeightsError, match="got a list"):
