@@ -11,9 +11,10 @@ from pathlib import Path
 
 from sanflow.data.index import read_index
 from sanflow.errors import not_among
+from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.report.figures import gather
 from sanflow.report.figures.style import save, styled
-from sanflow.report.runs import HEADLINE, Run, in_order, read_runs
+from sanflow.report.runs import Run, in_order, read_runs
 
 # Kind -> what draws it, for one category.
 PER_CATEGORY: dict[str, gather.DrawCategory] = {

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sanflow.evaluation.metric_table import AUPRO_LIMIT
 from sanflow.report.figures.style import PAGE_WIDTH, add_notes, looks, new_figure
 
-AUPRO_LIMIT = 0.3
 # (archive name, title, x, y, metric whose value is written into the panel)
 PANELS = (
     ("image_roc", "Image ROC", "false-positive rate", "true-positive rate", "image_auroc"),
@@ -55,7 +55,8 @@ def curves_of_category(
             _areas(axes, lines, list(styles.values()), right=poor, low=not poor)
         else:
             _areas(axes, lines, list(styles.values()), right=True, low=True)
-    add_notes(figure, ["Numbers: area under the curve in percent (AUPRO: up to a false-positive rate of 0.3).", *notes])
+    explained = f"Numbers: area under the curve in percent (AUPRO: up to a false-positive rate of {AUPRO_LIMIT})."
+    add_notes(figure, [explained, *notes])
     return figure
 
 

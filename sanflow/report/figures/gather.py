@@ -13,6 +13,7 @@ from sanflow.anomaly_maps.scores_file import Extras, Scores
 from sanflow.data.images import load_images, load_masks
 from sanflow.data.index import Index
 from sanflow.errors import IntegrityError
+from sanflow.evaluation.metric_table import METRICS
 from sanflow.files import read_json
 from sanflow.report.figures.bars import Group, metric_bars
 from sanflow.report.figures.contact_sheet import Maps, contact_sheet
@@ -24,7 +25,7 @@ from sanflow.report.figures.style import plain
 from sanflow.report.figures.training import training_curves
 from sanflow.report.figures.variance import variance_maps
 from sanflow.report.published import best_columns, covers
-from sanflow.report.runs import METRIC_TITLES, Run, in_order, labels_of, notes_of
+from sanflow.report.runs import Run, in_order, labels_of, notes_of
 
 DrawCategory = Callable[[Sequence[Run], Index], Figure]
 
@@ -150,7 +151,7 @@ def bars(runs: Sequence[Run], metric: str) -> Figure:
             )
         names = [*map(plain, categories), *(["mean"] if len(categories) > 1 else [])]
         groups.append(Group(plain(dataset), names, measured, published))
-    return metric_bars(METRIC_TITLES[metric], groups, notes_of(last))
+    return metric_bars(METRICS[metric].title, groups, notes_of(last))
 
 
 def _mean_std(values: Sequence[float]) -> tuple[float, float]:
