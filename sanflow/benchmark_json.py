@@ -1,7 +1,7 @@
-"""`results/<benchmark>/benchmark.json`: what a benchmark is called, and in which order its parts stand.
+"""`results/<benchmark>/benchmark.json`: the name of a benchmark, its parts and their order.
 
-Written when the benchmark begins, so that tables made by hand show what the workflow's show, and the mirror finds the
-benchmark's run from any process.
+Written when the benchmark begins, so that tables made by hand show what the workflow's show and name what is missing,
+and the mirror finds the benchmark's run from any process.
 """
 
 import os
@@ -22,6 +22,8 @@ def write_outline(
     digest: str,
     datasets: Mapping[str, Sequence[str]],
     experiments: Iterable[str],
+    runs_on: Mapping[str, Sequence[str]] | None = None,
+    seeds: Sequence[int] = (),
 ) -> None:
     """Write the outline of a benchmark.
 
@@ -30,16 +32,21 @@ def write_outline(
         name: Of the benchmark.
         title: One sentence for readers.
         digest: Of its settings.
-        datasets: Data sets and, where the order of their categories is not the alphabet's, those.
+        datasets: Data sets with their categories; none where these are not known.
         experiments: Keys of its experiments.
+        runs_on: Experiment -> the data sets it runs on; all of them where it is not named.
+        seeds: Of every experiment.
     """
+    keys = list(experiments)
     outline = {
         "name": name,
         "title": title,
         "key": f"{name}/{digest[:12]}",
         "digest": digest,
         "datasets": {dataset: list(categories) for dataset, categories in datasets.items()},
-        "experiments": list(experiments),
+        "experiments": keys,
+        "runs_on": {key: list((runs_on or {}).get(key, datasets)) for key in keys},
+        "seeds": list(seeds),
     }
     write_json(Path(results, FILE), outline)
 

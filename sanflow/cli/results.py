@@ -69,8 +69,8 @@ def evaluate(
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
     from sanflow.evaluation.evaluate import evaluate_files
+    from sanflow.evaluation.metric_table import HEADLINE
     from sanflow.pipeline.benchmark import load_experiment
-    from sanflow.report.runs import HEADLINE
 
     settings = load_experiment(benchmark, experiment) if benchmark and experiment else None
     found = evaluate_files(scores, index, experiment=settings, history_path=history, resamples=resamples)
@@ -79,21 +79,20 @@ def evaluate(
         typer.echo(f"warning: {warning}", err=True)
     typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE))
     if tracking is not None and settings is not None and not untracked:
-        _track(tracking, found.metrics, settings, index, [output, *([images] if images else [])])
+        _track(tracking, found, settings, [output, *([images] if images else [])])
 
 
-def _track(tracking: Path, metrics: dict[str, Any], settings: Any, index_path: Path, files: list[Path]) -> None:
+def _track(tracking: Path, found: Any, settings: Any, files: list[Path]) -> None:
     """Log the metrics of a run to MLflow."""
-    from sanflow.data.index import read_index
     from sanflow.methods.method import DetectorMethod
     from sanflow.methods.registry import METHODS
     from sanflow.pipeline.benchmark import Job
     from sanflow.provenance import environment_tags, fit_digest
     from sanflow.tracking import job_tracker
 
-    provenance, index = metrics["provenance"], read_index(index_path)
+    provenance, index = found.metrics["provenance"], found.index
     job = Job(index.dataset, index.category, str(provenance["experiment_name"]), provenance["seed"] or 0)
-    numbers = {f"test/{name}": value for name, value in metrics.items() if isinstance(value, float)}
+    numbers = {f"test/{name}": value for name, value in found.metrics.items() if isinstance(value, float)}
     digest = fit_digest(settings, index.dataset, index.category)
     with job_tracker(tracking, unit=str(job.folder), digest=digest, stage="evaluate", send=False) as run:
         if not isinstance(METHODS[settings.method], DetectorMethod):  # else the fit has logged it
@@ -112,11 +111,12 @@ def tables(
     only: Annotated[list[str] | None, typer.Option(help="Name of a table; again for more.", show_default="all")] = None,
 ) -> None:
     """Make the tables anew from the metrics.json files below a results folder; needs no torch."""
+    from sanflow.report.missing import missing_runs
     from sanflow.report.runs import read_runs
     from sanflow.report.tables import write_tables
 
-    folder = output or results / "tables"
-    for file in write_tables(read_runs(results), folder, only):
+    runs = read_runs(results)
+    for file in write_tables(runs, output or results / "tables", only, missing_runs(results, runs)):
         typer.echo(file)
 
 
@@ -138,7 +138,9 @@ def figures(
 
 def show(results: ResultsArgument) -> None:
     """Print the headline table of a benchmark, and where to look for the rest."""
+    from sanflow.report.missing import missing_runs
     from sanflow.report.runs import read_runs
     from sanflow.report.tables.show import print_overview
 
-    print_overview(read_runs(results), results)
+    runs = read_runs(results)
+    print_overview(runs, results, missing=missing_runs(results, runs))

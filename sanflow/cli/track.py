@@ -15,7 +15,8 @@ from sanflow.benchmark_json import read_outline, write_outline
 from sanflow.config.dataset import DatasetChoice
 from sanflow.config.settings import settings_here
 from sanflow.data.registry import categories
-from sanflow.files import read_json, sha256_of_file
+from sanflow.errors import DataError, IntegrityError
+from sanflow.files import sha256_of_file
 from sanflow.pipeline.benchmark import Benchmark, benchmark_path, load_benchmark
 from sanflow.provenance import digest_of, environment_tags, fit_digest
 from sanflow.tracking import Status, job_tracker, masked
@@ -125,16 +126,26 @@ def _outline(chosen: Benchmark, path: Path, results: Path) -> str:
     digest = digest_of(chosen.model_dump(mode="json"))
     datasets = {name: _order(name, choice) for name, choice in chosen.datasets.items()}
     write_outline(
-        results, name=path.stem, title=chosen.title, digest=digest, datasets=datasets, experiments=chosen.experiments
+        results,
+        name=path.stem,
+        title=chosen.title,
+        digest=digest,
+        datasets=datasets,
+        experiments=chosen.experiments,
+        runs_on={name: own.datasets for name, own in chosen.experiments.items() if own.datasets is not None},
+        seeds=chosen.seeds,
     )
     return digest
 
 
 def _order(name: str, choice: DatasetChoice) -> list[str]:
-    """Categories of a data set in the benchmark's order; none of a whole folder: there it is the alphabet's."""
+    """Categories of a data set in the benchmark's order; none if its folder is not here to be looked at."""
     if choice.categories != "all":
         return choice.categories
-    return categories(name) if choice.kind == "registered" else []
+    try:
+        return categories(name, "all", choice.kind, choice.root)
+    except DataError:
+        return []
 
 
 def _chosen(uri: str | None) -> str | None:
@@ -182,15 +193,15 @@ def _log_models(chosen: Benchmark, results: Path) -> None:
 
 
 def _means(results: Path) -> dict[str, float]:
-    """Mean of each headline metric over the jobs of each experiment."""
-    values: dict[str, list[float]] = {}
-    for file in sorted(results.glob("*/*/*/seed*/metrics.json")):
-        experiment = file.parent.parent.name
-        metrics = read_json(file)
-        for name in ("image_auroc", "pixel_auroc", "aupro"):
-            if metrics.get(name) is not None:
-                values.setdefault(f"{experiment}/{name}", []).append(metrics[name])
-    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+    """Means of the headline metrics, as the tables show them; none where nothing is finished."""
+    from sanflow.report.runs import read_runs
+    from sanflow.report.summary import means_by_name
+
+    try:
+        return means_by_name(read_runs(results))
+    except (DataError, IntegrityError) as problem:
+        _warn(f"{problem} The means are not sent.")
+        return {}
 
 
 def _warn(message: str) -> None:

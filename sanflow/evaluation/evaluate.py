@@ -23,39 +23,40 @@ from sanflow.config.experiment import Experiment
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
 from sanflow.errors import IntegrityError
+from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.evaluation.metrics import (
     MetricWarning,
-    aupimo_per_image,
+    PixelMeasures,
     bootstrap_image_metrics,
     bootstrap_pixel_metrics,
     image_metrics,
     pixel_curves,
     pixel_metrics,
     pr_curve,
-    rank_pixels,
     roc_curve,
 )
 from sanflow.files import atomic_path, read_json, sha256_of_file, write_json
 from sanflow.provenance import Step, code_digest
 
 Resolution = Literal["input", "native"]
-HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
 HISTOGRAM_BINS = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a run is worth.
+    """The evaluation of one run.
 
     Arguments:
         metrics: Content of metrics.json.
         images: Content of images.csv, a row per test image in the order of the index.
         curves: Content of curves.npz.
+        index: The category that was evaluated.
     """
 
     metrics: dict[str, Any]
     images: pd.DataFrame
     curves: dict[str, np.ndarray]
+    index: Index
 
     def write(
         self,
@@ -100,17 +101,17 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         warnings.simplefilter("always", MetricWarning)
         maps_NHW = anomaly_maps(scores, scores.input_size)
         image_N = image_scores(maps_NHW, scores)
-        ranking = rank_pixels(maps_NHW, masks_NHW)
-        pixels = pixel_metrics(maps_NHW, masks_NHW, ranking)
+        measures = PixelMeasures(maps_NHW, masks_NHW)
+        pixels = measures.metrics("pixel")
         metrics: dict[str, Any] = {**image_metrics(image_N, scores.labels), **pixels}
         curves = _curves(image_N, scores.labels, maps_NHW, masks_NHW)
-        curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=ranking), "pixel")
+        curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
         intervals = {
             **bootstrap_image_metrics(image_N, scores.labels, resamples=resamples),
             **bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels),
         }
-        aupimo_N = aupimo_per_image(maps_NHW, masks_NHW)
-        del maps_NHW
+        aupimo_N = measures.aupimo_N
+        del maps_NHW, measures
         testset_N = _add(metrics, "testset_", scores, masks_NHW, "testset")
         if evaluate_at == "native":
             _add_native(metrics, scores, index)
@@ -144,7 +145,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         "steps": {**scores.provenance.get("steps", {}), "evaluate": dataclasses.asdict(Step(code_digest("evaluate")))},
     }
     metrics["cost"] = {f"scoring_{name}": value for name, value in scores.cost.items()}
-    return Evaluation(metrics, images, curves)
+    return Evaluation(metrics, images, curves, index)
 
 
 def evaluate_files(

@@ -14,21 +14,9 @@ from typing import Any
 
 from sanflow.benchmark_json import position, read_outline
 from sanflow.errors import DataError
+from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.files import read_json
 
-HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
-# Names of metrics as a reader sees them; every one is a fraction, and tables show it times 100.
-METRIC_TITLES = {
-    "image_auroc": "Image AUROC",
-    "pixel_auroc": "Pixel AUROC",
-    "aupro": "AUPRO",
-    "image_ap": "Image AP",
-    "image_f1_max": "Image F1-max",
-    "pixel_ap": "Pixel AP",
-    "pixel_f1_max": "Pixel F1-max",
-    "aupro_05": "AUPRO at 0.05",
-    "aupimo": "AUPIMO",
-}
 RUN_FOLDER = re.compile(r"seed(?P<seed>\d+)(?:/epoch(?P<epoch>\d+))?")
 RANDOM_MARK = "‡"
 

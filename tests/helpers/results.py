@@ -14,9 +14,8 @@ from sanflow.anomaly_maps.scores_file import Extras, Scores
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, build_index, write_index
 from sanflow.evaluation.evaluate import evaluate_files
+from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.files import write_json
-
-HEADLINE = ("image_auroc", "pixel_auroc", "aupro")
 
 
 def draw_data_set(root: Path, categories=("nut", "cap"), n_train=4, n_good=5, n_defects=3, size=(64, 64)) -> Path:

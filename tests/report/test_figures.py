@@ -16,6 +16,7 @@ from sanflow.anomaly_maps.scores_file import Extras
 from sanflow.cli import results as results_commands
 from sanflow.data.index import read_index
 from sanflow.errors import ConfigError, IntegrityError
+from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.report.figures import KINDS, PER_CATEGORY, draw_bars, draw_category, gather, plan_figures
 from sanflow.report.figures.contact_sheet import Maps, contact_sheet
 from sanflow.report.figures.latents import embed, latents_of_category
@@ -23,7 +24,7 @@ from sanflow.report.figures.samples import choose_samples
 from sanflow.report.figures.style import EXPERIMENT_COLOURS, looks, message_figure, save, styled
 from sanflow.report.figures.training import training_curves
 from sanflow.report.figures.variance import variance_maps
-from sanflow.report.runs import HEADLINE, read_runs
+from sanflow.report.runs import read_runs
 from tests.helpers.results import imagine_benchmark, imagine_history, write_metrics
 
 DATASET = "my_parts"

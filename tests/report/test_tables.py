@@ -19,12 +19,15 @@ from typer.testing import CliRunner
 from sanflow.benchmark_json import write_outline
 from sanflow.cli import results as results_commands
 from sanflow.errors import ConfigError, DataError, IntegrityError
-from sanflow.report.runs import METRIC_TITLES, labels_of, read_runs
-from sanflow.report.tables import FORMATS, NAMES, build_table, write_tables
+from sanflow.report.missing import missing_notes, missing_runs
+from sanflow.report.names import TABLE_FORMATS as FORMATS
+from sanflow.report.names import TABLES as NAMES
+from sanflow.report.runs import labels_of, read_runs
+from sanflow.report.summary import Summary, means_by_name
+from sanflow.report.tables import BUILDERS, build_table, write_tables
 from sanflow.report.tables.cells import Cell, percent, points, with_best
 from sanflow.report.tables.render import to_html, to_latex, to_markdown
 from sanflow.report.tables.show import print_overview
-from sanflow.report.tables.summary import Summary
 from tests.helpers.results import write_metrics
 
 OURS = {"method": "sanflow", "label": "SANFlow", "encoder": "timm/wide_resnet50_2.tv_in1k", "weights": "pretrained"}
@@ -295,7 +298,7 @@ def test_every_table_in_every_format(results):
     assert sorted(file.name for file in files) == sorted(f"{name}.{ending}" for name in NAMES for ending in FORMATS)
     for file in files:
         assert file.read_text("utf-8").strip(), file
-    assert set(METRIC_TITLES) <= set(NAMES)
+    assert tuple(BUILDERS) == NAMES
 
 
 def test_latex_is_escaped_and_has_booktabs_rules(tmp_path):
@@ -359,6 +362,69 @@ def test_a_seed_that_lacks_a_category_does_not_move_the_spread(tmp_path):
     assert mean.value == pytest.approx(((0.8 + 0.9 + 0.5) / 3 + 0.65) / 2)
     assert mean.std == pytest.approx(np.std([0.7, 0.8], ddof=1))
     assert (mean.categories, mean.seeds) == (2, 3)
+
+
+def test_means_for_a_server_are_those_of_the_tables(tmp_path):
+    """Unequal seeds: a mean over runs would weigh category a three times."""
+    for seed, value in enumerate([0.9, 0.8, 0.7]):
+        write_metrics(tmp_path, f"d/a/e/seed{seed}", aupro=value, pixel_auroc=None)
+    write_metrics(tmp_path, "d/b/e/seed0", aupro=0.4, pixel_auroc=None)
+    means = means_by_name(read_runs(tmp_path))
+    assert means == {"e/image_auroc": 0.5, "e/aupro": pytest.approx((0.8 + 0.4) / 2)}
+    assert texts(build_table("overview", read_runs(tmp_path)))[0][3].startswith("60.00")
+    write_metrics(tmp_path, "other/c/e/seed0", aupro=0.1)
+    assert means_by_name(read_runs(tmp_path))["other/e/aupro"] == pytest.approx(0.1)
+
+
+@pytest.fixture
+def outline(results):
+    """Three categories on two data sets, of which the fixture `results` has run some."""
+    write_outline(
+        results,
+        name="mine",
+        title="",
+        digest="0" * 64,
+        datasets={"mvtec_ad": ["bottle", "cable", "grid"], "btad": ["01"], "own": []},
+        experiments=["sanflow", "plain"],
+        runs_on={"plain": ["mvtec_ad", "own"]},
+        seeds=[0, 1],
+    )
+    return results
+
+
+def test_missing_runs_are_named(outline):
+    write_metrics(outline, "own/nut/sanflow/seed0", OURS)
+    assert missing_runs(outline, read_runs(outline)) == [
+        "mvtec_ad/bottle (plain seed 1)",
+        "mvtec_ad/cable (plain seed 1)",
+        "mvtec_ad/grid (all)",
+        "btad/01 (all)",
+        "own/nut (sanflow seed 1, plain)",
+    ]
+
+
+def test_nothing_is_missing_where_nothing_is_known_or_all_is_there(results):
+    assert missing_runs(results, read_runs(results)) == []
+    order = {"mvtec_ad": ["bottle"]}
+    write_outline(results, name="x", title="", digest="0" * 64, datasets=order, experiments=["sanflow"], seeds=[0, 1])
+    assert missing_runs(results, read_runs(results)) == []
+    assert missing_notes([]) == []
+
+
+def test_many_missing_categories_are_counted():
+    (note,) = missing_notes([f"d/{number:02d} (all)" for number in range(15)])
+    assert note.endswith("d/11 (all); and 3 more categories.")
+
+
+def test_tables_are_made_of_what_exists_and_say_what_does_not(outline, command):
+    assert command("tables", outline).exit_code == 0
+    for name in NAMES:
+        for ending in ("md", "html"):
+            text = (outline / f"tables/{name}.{ending}").read_text("utf-8")
+            assert "Missing, and in no number here: mvtec_ad/bottle (plain seed 1)" in text, (name, ending)
+    answer = command("show", outline)
+    assert "mvtec_ad/grid (all)" in answer.output.replace("\n", " ")
+    assert "95.50" in answer.output
 
 
 def test_errors_name_what_is_wrong(tmp_path, results):

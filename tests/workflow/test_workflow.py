@@ -91,16 +91,15 @@ def test_profiles_agree_on_what_reruns_a_job(root, name):
 
 def test_the_names_in_the_report_rules_are_those_of_the_package(root):
     from sanflow.report.figures import PER_CATEGORY
-    from sanflow.report.runs import HEADLINE
-    from sanflow.report.tables import FORMATS, NAMES
+    from sanflow.report.names import HEADLINE, TABLE_FORMATS, TABLES
 
     text = (root / "workflow/rules/report.smk").read_text()
     names = {}
     exec(re.search(r"^METRICS = .*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)[0], names)
     assert tuple(names["METRICS"]) == HEADLINE
-    assert tuple(names["TABLES"]) == NAMES
+    assert tuple(names["TABLES"]) == TABLES
     assert tuple(names["FIGURES"]) == tuple(PER_CATEGORY)
-    assert set(FORMATS) == {"csv", "md", "tex", "html"}
+    assert set(TABLE_FORMATS) == {"csv", "md", "tex", "html"}
 
 
 # What it plans ---------------------------------------------------------------------------------------------------

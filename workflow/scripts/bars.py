@@ -4,7 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from sanflow.report.figures import ENDINGS, draw_bars
-from sanflow.report.runs import HEADLINE, read_runs
+from sanflow.report.names import HEADLINE
+from sanflow.report.runs import read_runs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from sanflow.report.missing import missing_runs
 from sanflow.report.runs import read_runs
 from sanflow.report.tables import write_tables
 
@@ -11,4 +12,5 @@ if TYPE_CHECKING:
 
 with open(snakemake.log[0], "w", encoding="utf-8") as sys.stderr:
     files = [*snakemake.input.metrics, *snakemake.input.epochs]
-    write_tables(read_runs(snakemake.params.results, files), snakemake.params.folder)
+    runs = read_runs(snakemake.params.results, files)
+    write_tables(runs, snakemake.params.folder, missing=missing_runs(snakemake.params.results, runs))

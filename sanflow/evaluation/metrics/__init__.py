@@ -8,6 +8,7 @@ from sanflow.evaluation.metrics.aupimo import aupimo, aupimo_per_image
 from sanflow.evaluation.metrics.aupro import aupro, aupro_curve
 from sanflow.evaluation.metrics.bootstrap import Interval, bootstrap_image_metrics, bootstrap_pixel_metrics
 from sanflow.evaluation.metrics.classification import (
+    RankedMeasures,
     auroc,
     average_precision,
     f1_max,
@@ -15,18 +16,19 @@ from sanflow.evaluation.metrics.classification import (
     image_metrics,
     rank_scores,
 )
-from sanflow.evaluation.metrics.comparison import PairedComparison, Summary, compare_paired, summarize
+from sanflow.evaluation.metrics.comparison import PairedComparison, compare_paired, mean_and_std
 from sanflow.evaluation.metrics.curves import pr_curve, pro_curve, roc_curve, simplify
 from sanflow.evaluation.metrics.inputs import MetricWarning
-from sanflow.evaluation.metrics.pixels import pixel_curves, pixel_metrics
+from sanflow.evaluation.metrics.pixels import PixelMeasures, pixel_curves, pixel_metrics
 from sanflow.evaluation.metrics.ranking import Ranking, rank_pixels
 
 __all__ = [
     "Interval",
     "MetricWarning",
     "PairedComparison",
+    "PixelMeasures",
+    "RankedMeasures",
     "Ranking",
-    "Summary",
     "aupimo",
     "aupimo_per_image",
     "aupro",
@@ -39,6 +41,7 @@ __all__ = [
     "f1_max",
     "f1_max_threshold",
     "image_metrics",
+    "mean_and_std",
     "pixel_curves",
     "pixel_metrics",
     "pr_curve",
@@ -47,5 +50,4 @@ __all__ = [
     "rank_scores",
     "roc_curve",
     "simplify",
-    "summarize",
 ]

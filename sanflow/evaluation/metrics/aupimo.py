@@ -18,13 +18,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sanflow.evaluation.metric_table import AUPIMO_RANGE
 from sanflow.evaluation.metrics.areas import log_area_between
 from sanflow.evaluation.metrics.inputs import Maps, Masks, MetricWarning, check_maps, undefined
 
 FEWEST_STEPS = 10  # distinct rates that the range must hold before the score means what it says
 
 
-def aupimo(maps: Maps, masks: Masks, lower: float = 1e-5, upper: float = 1e-4) -> float:
+def aupimo(maps: Maps, masks: Masks, lower: float = AUPIMO_RANGE[0], upper: float = AUPIMO_RANGE[1]) -> float:
     """Mean over anomalous images of the area under the per-image-overlap curve.
 
     Arguments:
@@ -48,11 +49,17 @@ def aupimo(maps: Maps, masks: Masks, lower: float = 1e-5, upper: float = 1e-4) -
         >>> aupimo(maps, masks, lower=1 / 16, upper=1.0)  # (1 + 1 / 2) / 2
         0.75
     """
-    each = aupimo_per_image(maps, masks, lower, upper)
-    return float("nan") if np.isnan(each).all() else float(np.nanmean(each))
+    return mean_overlap(aupimo_per_image(maps, masks, lower, upper))
 
 
-def aupimo_per_image(maps: Maps, masks: Masks, lower: float = 1e-5, upper: float = 1e-4) -> NDArray[np.float64]:
+def mean_overlap(each_N: NDArray[np.float64]) -> float:
+    """Mean over the anomalous images of what `aupimo_per_image` returns; NaN if there is none."""
+    return float("nan") if np.isnan(each_N).all() else float(np.nanmean(each_N))
+
+
+def aupimo_per_image(
+    maps: Maps, masks: Masks, lower: float = AUPIMO_RANGE[0], upper: float = AUPIMO_RANGE[1]
+) -> NDArray[np.float64]:
     """Area under the per-image-overlap curve of each anomalous image.
 
     Warns where the normal images have too few pixels for their false-positive rate to take ten values in the range.

@@ -16,12 +16,13 @@ Source:
 import numpy as np
 from numpy.typing import NDArray
 
+from sanflow.evaluation.metric_table import AUPRO_LIMIT
 from sanflow.evaluation.metrics.areas import area_up_to
 from sanflow.evaluation.metrics.inputs import Maps, Masks, undefined
 from sanflow.evaluation.metrics.ranking import Ranking, rank_pixels
 
 
-def aupro(maps: Maps, masks: Masks, limit: float = 0.3) -> float:
+def aupro(maps: Maps, masks: Masks, limit: float = AUPRO_LIMIT) -> float:
     """Area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
 
     Float64, exact with ties, and a function of the scores' order only. Regions are 8-connected.
@@ -29,7 +30,7 @@ def aupro(maps: Maps, masks: Masks, limit: float = 0.3) -> float:
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.
         masks: True (or not 0) where anomalous; same shapes.
-        limit: Upper end of the false-positive rate, in (0, 1]; 0.3 for MVTec AD, 0.05 is stricter.
+        limit: Upper end of the false-positive rate, in (0, 1]; the default is that of MVTec AD.
 
     Returns:
         AUPRO in [0, 1]; limit / 2 is chance. NaN with a `MetricWarning` where no pixel or every pixel is anomalous.
@@ -85,10 +86,10 @@ def check_limit(limit: float) -> float:
     return limit
 
 
-def ranked_aupro(ranking: Ranking, limit: float = 0.3, name: str = "AUPRO") -> float:
+def ranked_aupro(ranking: Ranking, limit: float = AUPRO_LIMIT) -> float:
     """AUPRO of a ranking of pixels (made with no limit, or with one not below this)."""
     if ranking.missing:
-        return undefined(name, ranking.missing)
+        return undefined("AUPRO", ranking.missing)
     check_limit(limit)
     area = sum(float(area_up_to(part.region_weight, part.start, part.end, limit)) for part in ranking.blocks())
     return min(area / limit, 1.0)  # the weights sum to 1 but for rounding

@@ -14,10 +14,13 @@ Shapes: N images, K levels (descending), B resamples.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sanflow.evaluation.metric_table import AUPRO_LIMIT, AUPRO_STRICT_LIMIT, Level, metrics_of
 from sanflow.evaluation.metrics.areas import area_up_to, log_area_between
 from sanflow.evaluation.metrics.classification import image_metrics
 from sanflow.evaluation.metrics.inputs import Maps, Masks, check_labelled_scores, check_maps
@@ -25,9 +28,7 @@ from sanflow.evaluation.metrics.pixels import pixel_metrics
 from sanflow.evaluation.metrics.ranking import label_regions
 
 Float = NDArray[np.float64]
-Measure = Callable[["Counts", Float], dict[str, Float]]
 CHUNK = 50  # resamples at once: bounds memory to some 50 MB
-AUPIMO_RANGE = (1e-5, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Counts:
 def bootstrap_image_metrics(
     scores: ArrayLike, labels: ArrayLike, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
-    """Bootstrap intervals of image_auroc, image_ap and image_f1_max.
+    """Bootstrap intervals of the image metrics.
 
     Arguments:
         scores: One per image, (N,).
@@ -98,9 +99,7 @@ def bootstrap_image_metrics(
         regions_NK=np.empty((score_array.size, 0)),
     )
     exact = image_metrics(score_array, label_array)
-    return _intervals(
-        counts, _image_measures, label_array, exact, resamples=resamples, confidence=confidence, seed=seed
-    )
+    return _intervals(counts, "image", label_array, exact, resamples=resamples, confidence=confidence, seed=seed)
 
 
 def bootstrap_pixel_metrics(
@@ -112,7 +111,7 @@ def bootstrap_pixel_metrics(
     seed: int = 0,
     exact: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
-    """Bootstrap intervals of pixel_auroc, pixel_ap, pixel_f1_max, aupro, aupro_05 and aupimo.
+    """Bootstrap intervals of the pixel metrics.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays; higher is more anomalous.
@@ -129,13 +128,13 @@ def bootstrap_pixel_metrics(
     exact = pixel_metrics(map_list, mask_list) if exact is None else exact
     counts = _count_pixels(map_list, mask_list)
     return _intervals(
-        counts, _pixel_measures, counts.is_anomalous, exact, resamples=resamples, confidence=confidence, seed=seed
+        counts, "pixel", counts.is_anomalous, exact, resamples=resamples, confidence=confidence, seed=seed
     )
 
 
 def _intervals(
     counts: Counts,
-    measure: Measure,
+    level: Level,
     is_anomalous: NDArray[np.bool_],
     exact: Mapping[str, float],
     *,
@@ -149,16 +148,15 @@ def _intervals(
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
     nan = float("nan")
-    intervals = {
-        name: Interval(nan, nan, nan, confidence, resamples, nan) for name in exact if not name.endswith("_threshold")
-    }
+    formulas = {name: metric.formula for name, metric in metrics_of(level).items() if metric.interval}
+    intervals = {name: Interval(nan, nan, nan, confidence, resamples, nan) for name in formulas}
     defined = [name for name in intervals if not np.isnan(exact[name])]
     if not defined:
         return intervals
     weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed))
     with np.errstate(invalid="ignore"):  # 0 / 0 where a metric needs a class that there is none of
-        whole = measure(counts, np.ones((1, is_anomalous.size)))
-        parts = [measure(counts, weights_BN[i : i + CHUNK]) for i in range(0, resamples, CHUNK)]
+        whole = _measured(formulas, Resampled(counts, np.ones((1, is_anomalous.size))))
+        parts = [_measured(formulas, Resampled(counts, weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
     tail = 50.0 * (1.0 - confidence)
     for name in defined:
         error = float(whole[name][0]) - exact[name]
@@ -179,41 +177,68 @@ def _draw(is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.
     return weights
 
 
-def _image_measures(counts: Counts, weights_BN: Float) -> dict[str, Float]:
-    """Image metrics of each resample, (B,) each."""
-    return _shared_measures(counts, weights_BN, "image")[0]
+class Resampled:
+    """Measures of some resamples, (B,) each, from which the formulas of `metric_table` make metrics.
+
+    What several measures share is computed once. Where a resample lacks a class, 0 / 0 gives NaN.
+
+    Arguments:
+        counts: Of each image at each level.
+        weights_BN: How often each image is in each resample.
+    """
+
+    def __init__(self, counts: Counts, weights_BN: Float) -> None:
+        self._counts, self._weights_BN = counts, weights_BN
+        self._hits_BK = weights_BN @ counts.positives_NK
+        self._alarms_BK = weights_BN @ counts.negatives_NK
+        n_negatives = self._alarms_BK[:, -1:]
+        self._end_BK = self._alarms_BK / n_negatives
+        self._start_BK = np.concatenate([np.zeros_like(n_negatives), self._end_BK[:, :-1]], axis=1)
+        # 0 only where nothing is called, and then hits are 0 too.
+        self._called_BK = np.maximum(self._hits_BK + self._alarms_BK, 1.0)
+
+    def auroc(self) -> Float:
+        """Area under the receiver operating characteristic."""
+        return area_up_to(self._rise_BK, self._start_BK, self._end_BK, 1.0)
+
+    def average_precision(self) -> Float:
+        """Mean precision over the positives."""
+        return np.asarray(np.sum(self._rise_BK * self._hits_BK / self._called_BK, axis=1))
+
+    def f1_max(self) -> Float:
+        """Best F1 over all levels."""
+        return np.asarray(np.max(2.0 * self._hits_BK / (self._called_BK + self._hits_BK[:, -1:]), axis=1))
+
+    def region_overlap(self, limit: float) -> Float:
+        """Mean overlap of regions up to a false-positive rate."""
+        return area_up_to(self._overlap_BK, self._start_BK, self._end_BK, limit) / limit
+
+    def image_overlap(self, lower: float, upper: float) -> Float:
+        """Mean overlap per anomalous image between two false-positive rates on normal images."""
+        rise_BK, start_BK, end_BK = self._image_curves
+        return log_area_between(rise_BK, start_BK, end_BK, lower, upper) / np.log(upper / lower)
+
+    @cached_property
+    def _rise_BK(self) -> Float:
+        return _increments(self._hits_BK) / self._hits_BK[:, -1:]
+
+    @cached_property
+    def _overlap_BK(self) -> Float:
+        regions_BK = self._weights_BN @ self._counts.regions_NK
+        return _increments(regions_BK) / regions_BK[:, -1:]
+
+    @cached_property
+    def _image_curves(self) -> tuple[Float, Float, Float]:
+        """Rise of the mean overlap per image, and the mean rate on normal images before and after it, (B, K) each."""
+        anomalous = self._counts.is_anomalous
+        found_BK = self._weights_BN[:, anomalous] @ _shares(self._counts.positives_NK[anomalous])
+        alarms_BK = self._weights_BN[:, ~anomalous] @ _shares(self._counts.negatives_NK[~anomalous])
+        end_BK = alarms_BK / alarms_BK[:, -1:]
+        return _increments(found_BK) / found_BK[:, -1:], end_BK - _increments(end_BK), end_BK
 
 
-def _pixel_measures(counts: Counts, weights_BN: Float) -> dict[str, Float]:
-    """Pixel metrics of each resample, (B,) each."""
-    measures, (start_BK, end_BK) = _shared_measures(counts, weights_BN, "pixel")
-    regions_BK = weights_BN @ counts.regions_NK
-    overlap_BK = _increments(regions_BK) / regions_BK[:, -1:]
-    measures["aupro"] = area_up_to(overlap_BK, start_BK, end_BK, 0.3) / 0.3
-    measures["aupro_05"] = area_up_to(overlap_BK, start_BK, end_BK, 0.05) / 0.05
-    anomalous = counts.is_anomalous
-    found_BK = weights_BN[:, anomalous] @ _shares(counts.positives_NK[anomalous])
-    alarms_BK = weights_BN[:, ~anomalous] @ _shares(counts.negatives_NK[~anomalous])
-    rise_BK = _increments(found_BK) / found_BK[:, -1:]
-    end_BK = alarms_BK / alarms_BK[:, -1:]
-    area = log_area_between(rise_BK, end_BK - _increments(end_BK), end_BK, *AUPIMO_RANGE)
-    measures["aupimo"] = area / np.log(AUPIMO_RANGE[1] / AUPIMO_RANGE[0])
-    return measures
-
-
-def _shared_measures(counts: Counts, weights_BN: Float, level: str) -> tuple[dict[str, Float], tuple[Float, Float]]:
-    """AUROC, average precision and F1-max of each resample, and its false-positive rates (start, end), (B, K)."""
-    hits_BK, alarms_BK = weights_BN @ counts.positives_NK, weights_BN @ counts.negatives_NK
-    n_positives, n_negatives = hits_BK[:, -1:], alarms_BK[:, -1:]
-    rise_BK, end_BK = _increments(hits_BK) / n_positives, alarms_BK / n_negatives
-    start_BK = np.concatenate([np.zeros_like(n_negatives), end_BK[:, :-1]], axis=1)
-    called_BK = np.maximum(hits_BK + alarms_BK, 1.0)  # 0 only where nothing is called, and then hits are 0 too
-    measures = {
-        f"{level}_auroc": area_up_to(rise_BK, start_BK, end_BK, 1.0),
-        f"{level}_ap": np.sum(rise_BK * hits_BK / called_BK, axis=1),
-        f"{level}_f1_max": np.max(2.0 * hits_BK / (called_BK + n_positives), axis=1),
-    }
-    return measures, (start_BK, end_BK)
+def _measured(formulas: Mapping[str, Callable[[Any], Any]], resampled: Resampled) -> dict[str, Float]:
+    return {name: formula(resampled) for name, formula in formulas.items()}
 
 
 def _increments(cumulative_BK: Float) -> Float:
@@ -249,13 +274,13 @@ def _count_pixels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_
 def _levels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_]]) -> NDArray[np.floating]:
     """Scores at which to count, descending: about 5,000 quantiles, ending with the lowest score of all.
 
-    Of the negatives: 1,000 even ones for AUROC, 1,000 up to rate 0.3 and 1,000 up to 0.05 for AUPRO, and 1,000
-    even in the logarithm of the rate for AUPIMO and precision. Of the positives: 1,000 even ones for recall.
+    Of the negatives: 1,000 even ones for AUROC, 1,000 up to each limit of AUPRO, and 1,000 even in the logarithm of the
+    rate for AUPIMO and precision. Of the positives: 1,000 even ones for recall.
     """
     negatives = np.sort(np.concatenate([score[~mask] for score, mask in zip(maps, masks, strict=True)]))
     positives = np.sort(np.concatenate([score[mask] for score, mask in zip(maps, masks, strict=True)]))
     even = np.linspace(0.0, 1.0, 1000)
-    rates = np.concatenate([even, 0.3 * even, 0.05 * even, np.logspace(-7, 0, 1000)])
+    rates = np.concatenate([even, AUPRO_LIMIT * even, AUPRO_STRICT_LIMIT * even, np.logspace(-7, 0, 1000)])
 
     def from_top(ascending: NDArray[np.floating], rate: Float) -> NDArray[np.floating]:
         """Scores that the given share is at or above."""

@@ -5,9 +5,12 @@ applied, so each value depends on the order of the scores only. A set that lacks
 a `MetricWarning`.
 """
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sanflow.evaluation.metric_table import Level, metrics_of
 from sanflow.evaluation.metrics.inputs import check_labelled_scores, undefined
 from sanflow.evaluation.metrics.ranking import Ranking, rank
 
@@ -95,14 +98,46 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         >>> image_metrics([0.9, 0.8, 0.1], [1, 1, 0])
         {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0, 'image_f1_threshold': 0.8}
     """
-    ranking = rank_scores(scores, labels)
-    best, threshold = ranked_f1_max(ranking)
-    return {
-        "image_auroc": ranked_auroc(ranking),
-        "image_ap": ranked_average_precision(ranking),
-        "image_f1_max": best,
-        "image_f1_threshold": threshold,
-    }
+    return RankedMeasures(rank_scores(scores, labels)).metrics("image")
+
+
+class RankedMeasures:
+    """Exact measures of a ranking, from which the formulas of `metric_table` make metrics.
+
+    Arguments:
+        ranking: Of image scores or of pixels.
+    """
+
+    def __init__(self, ranking: Ranking) -> None:
+        self.ranking = ranking
+
+    def metrics(self, level: Level) -> dict[str, float]:
+        """All metrics of a level and the threshold of the best F1, under their names in metrics.json.
+
+        NaN with a `MetricWarning` where a class is missing.
+        """
+        missing = self.ranking.missing
+        found = {
+            name: undefined(metric.title, missing) if missing else float(metric.formula(self))
+            for name, metric in metrics_of(level).items()
+        }
+        return found | {f"{level}_f1_threshold": float("nan") if missing else self._best_f1[1]}
+
+    def auroc(self) -> float:
+        """Chance that a random positive outscores a random negative."""
+        return ranked_auroc(self.ranking)
+
+    def average_precision(self) -> float:
+        """Mean precision over the positives."""
+        return ranked_average_precision(self.ranking)
+
+    def f1_max(self) -> float:
+        """Best F1 over all thresholds."""
+        return self._best_f1[0]
+
+    @cached_property
+    def _best_f1(self) -> tuple[float, float]:
+        return ranked_f1_max(self.ranking)
 
 
 def rank_scores(scores: ArrayLike, labels: ArrayLike) -> Ranking:
@@ -111,10 +146,10 @@ def rank_scores(scores: ArrayLike, labels: ArrayLike) -> Ranking:
     return rank(score_array[label_array], score_array[~label_array])
 
 
-def ranked_auroc(ranking: Ranking, name: str = "AUROC") -> float:
+def ranked_auroc(ranking: Ranking) -> float:
     """AUROC of a ranking, in integers up to the one division."""
     if ranking.missing:
-        return undefined(name, ranking.missing)
+        return undefined("AUROC", ranking.missing)
     beaten_twice = 0
     for part in ranking.blocks():
         beaten_twice += int(
@@ -123,22 +158,22 @@ def ranked_auroc(ranking: Ranking, name: str = "AUROC") -> float:
     return beaten_twice / (2 * ranking.n_positives * ranking.n_negatives)
 
 
-def ranked_average_precision(ranking: Ranking, name: str = "average precision") -> float:
+def ranked_average_precision(ranking: Ranking) -> float:
     """Average precision of a ranking."""
     if ranking.missing:
-        return undefined(name, ranking.missing)
+        return undefined("average precision", ranking.missing)
     hits = np.cumsum(ranking.positives)
     precision = hits / (hits + ranking.negatives_at_least)
     return min(float(np.dot(ranking.positives, precision)) / ranking.n_positives, 1.0)
 
 
-def ranked_f1_max(ranking: Ranking, name: str = "F1-max") -> tuple[float, float]:
+def ranked_f1_max(ranking: Ranking) -> tuple[float, float]:
     """Best F1 of a ranking and the highest threshold that reaches it.
 
     Only scores of positives need be tried: between two of them a lower threshold adds false alarms alone.
     """
     if ranking.missing:
-        return undefined(name, ranking.missing), float("nan")
+        return undefined("F1-max", ranking.missing), float("nan")
     hits = np.cumsum(ranking.positives)
     f1 = 2.0 * hits / (hits + ranking.negatives_at_least + ranking.n_positives)
     best = int(np.argmax(f1))

@@ -12,37 +12,21 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Values over seeds (or a mean over categories).
+def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
+    """Compute the mean and the sample standard deviation of values over seeds or categories.
 
-    Arguments:
-        n: How many values there are; NaN are left out and not counted.
-        mean: Their mean; NaN if n is 0.
-        std: Their standard deviation with n - 1 in the denominator; NaN if n is below 2.
-    """
-
-    n: int
-    mean: float
-    std: float
-
-    def to_dict(self) -> dict[str, float]:
-        """As it stands in a file."""
-        return asdict(self)
-
-
-def summarize(values: Iterable[float]) -> Summary:
-    """Mean and standard deviation of the values that are not NaN.
+    Returns:
+        The mean, NaN if there are no values or one is NaN; and the standard deviation with n - 1 in the denominator,
+        NaN for fewer than two values.
 
     Example:
-        >>> summarize([0.75, 0.5, float("nan"), 1.0])
-        Summary(n=3, mean=0.75, std=0.25)
+        >>> mean_and_std([0.75, 0.5, 1.0])
+        (0.75, 0.25)
     """
-    kept = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
-    if kept.size == 0:
-        return Summary(0, math.nan, math.nan)
-    std = float(kept.std(ddof=1)) if kept.size > 1 else math.nan
-    return Summary(kept.size, float(kept.mean()), std)
+    array = np.array(list(values), dtype=np.float64)
+    if array.size == 0:
+        return math.nan, math.nan
+    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else math.nan
 
 
 @dataclass(frozen=True)
@@ -117,10 +101,11 @@ def compare_paired(
             f"but got {sorted(first)} and {sorted(second)} (values that are NaN do not count)."
         )
     difference = np.array([pairs[name] for name in shared])
-    n, mean = difference.size, float(difference.mean())
+    n = difference.size
+    mean, std = mean_and_std(difference)
     low = high = t_p = math.nan
     if n > 1:
-        error = float(difference.std(ddof=1)) / math.sqrt(n)
+        error = std / math.sqrt(n)
         reach = float(stats.t.ppf(0.5 + confidence / 2.0, n - 1)) * error
         low, high = mean - reach, mean + reach
         t_p = float(2.0 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0.0)

@@ -1,27 +1,60 @@
 """All pixel metrics and curves of a set of anomaly maps, from one sort of its scores."""
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sanflow.evaluation.metrics.aupimo import aupimo
+from sanflow.evaluation.metric_table import AUPIMO_RANGE
+from sanflow.evaluation.metrics.aupimo import aupimo_per_image, mean_overlap
 from sanflow.evaluation.metrics.aupro import ranked_aupro
-from sanflow.evaluation.metrics.classification import ranked_auroc, ranked_average_precision, ranked_f1_max
+from sanflow.evaluation.metrics.classification import RankedMeasures
 from sanflow.evaluation.metrics.curves import ranked_pr_polyline, ranked_pro_polyline, ranked_roc_polyline
 from sanflow.evaluation.metrics.inputs import Maps, Masks
 from sanflow.evaluation.metrics.ranking import Ranking, rank_pixels
 
 
-def pixel_metrics(maps: Maps, masks: Masks, ranking: Ranking | None = None) -> dict[str, float]:
+class PixelMeasures(RankedMeasures):
+    """Exact measures of a set of anomaly maps, from which the formulas of `metric_table` make metrics.
+
+    Arguments:
+        maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.
+        masks: True (or not 0) where anomalous; same shapes.
+
+    Raises:
+        ValueError: If shapes differ or a score is not finite.
+    """
+
+    def __init__(self, maps: Maps, masks: Masks) -> None:
+        super().__init__(rank_pixels(maps, masks))
+        self._maps, self._masks = maps, masks
+
+    def region_overlap(self, limit: float) -> float:
+        """Mean overlap of regions up to a false-positive rate: AUPRO."""
+        return ranked_aupro(self.ranking, limit)
+
+    def image_overlap(self, lower: float, upper: float) -> float:
+        """Mean overlap per anomalous image between two false-positive rates: AUPIMO."""
+        if (lower, upper) == AUPIMO_RANGE:
+            return mean_overlap(self.aupimo_N)
+        return mean_overlap(aupimo_per_image(self._maps, self._masks, lower, upper))
+
+    @cached_property
+    def aupimo_N(self) -> NDArray[np.float64]:
+        """AUPIMO of each image, (n,); NaN for normal ones."""
+        return aupimo_per_image(self._maps, self._masks)
+
+
+def pixel_metrics(maps: Maps, masks: Masks) -> dict[str, float]:
     """Every metric of anomaly maps, under the names they have in metrics.json.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.
         masks: True (or not 0) where anomalous; same shapes.
-        ranking: `rank_pixels(maps, masks)`, if it was made already.
 
     Returns:
-        pixel_auroc, pixel_ap, pixel_f1_max, aupro (limit 0.3), aupro_05 (limit 0.05) and aupimo as fractions, and
-        pixel_f1_threshold in units of the score. NaN with a `MetricWarning` where the set lacks a class.
+        Those of level "pixel" in `metric_table` as fractions, and pixel_f1_threshold in units of the score. NaN with a
+        `MetricWarning` where the set lacks a class.
 
     Raises:
         ValueError: If shapes differ or a score is not finite.
@@ -33,17 +66,7 @@ def pixel_metrics(maps: Maps, masks: Masks, ranking: Ranking | None = None) -> d
         >>> found["pixel_auroc"], found["aupro"], found["pixel_f1_threshold"]
         (1.0, 1.0, 3.0)
     """
-    ranking = rank_pixels(maps, masks) if ranking is None else ranking
-    best, threshold = ranked_f1_max(ranking, "pixel F1-max")
-    return {
-        "pixel_auroc": ranked_auroc(ranking, "pixel AUROC"),
-        "pixel_ap": ranked_average_precision(ranking, "pixel average precision"),
-        "pixel_f1_max": best,
-        "pixel_f1_threshold": threshold,
-        "aupro": ranked_aupro(ranking, 0.3),
-        "aupro_05": ranked_aupro(ranking, 0.05, "AUPRO at 0.05"),
-        "aupimo": aupimo(maps, masks),
-    }
+    return PixelMeasures(maps, masks).metrics("pixel")
 
 
 def pixel_curves(

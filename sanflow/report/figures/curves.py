@@ -7,9 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sanflow.report.figures.style import PAGE_WIDTH, add_notes, looks, new_figure
+from sanflow.data.index import Index
+from sanflow.evaluation.metric_table import AUPRO_LIMIT
+from sanflow.report.figures.inputs import first_seeds, read_curves
+from sanflow.report.figures.style import add_notes, full_width, is_narrow, looks, new_figure
+from sanflow.report.runs import Run, notes_of
 
-AUPRO_LIMIT = 0.3
 # (archive name, title, x, y, metric whose value is written into the panel)
 PANELS = (
     ("image_roc", "Image ROC", "false-positive rate", "true-positive rate", "image_auroc"),
@@ -19,6 +22,13 @@ PANELS = (
     ("pixel_pr", "Pixel precision-recall", "recall", "precision", "pixel_ap"),
     ("pixel_pro", "Per-region overlap", "false-positive rate", "mean overlap of regions", "aupro"),
 )
+
+
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the curves of a category."""
+    shown = first_seeds(runs)
+    curves = {label: read_curves(run) for label, run in shown.items()}
+    return curves_of_category(curves, {label: run.metrics for label, run in shown.items()}, notes_of(runs))
 
 
 def curves_of_category(
@@ -32,8 +42,9 @@ def curves_of_category(
         notes: Small print.
     """
     styles = looks(curves)
-    figure = new_figure(PAGE_WIDTH, 4.8)
-    for axes, panel in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+    rows, columns = (3, 2) if is_narrow() else (2, 3)
+    figure = new_figure(full_width(), full_width() / columns * rows)
+    for axes, panel in zip(figure.subplots(rows, columns).flat, PANELS, strict=True):
         if panel is None:
             _legend(axes, styles)
             continue
@@ -55,7 +66,8 @@ def curves_of_category(
             _areas(axes, lines, list(styles.values()), right=poor, low=not poor)
         else:
             _areas(axes, lines, list(styles.values()), right=True, low=True)
-    add_notes(figure, ["Numbers: area under the curve in percent (AUPRO: up to a false-positive rate of 0.3).", *notes])
+    explained = f"Numbers: area under the curve in percent (AUPRO: up to a false-positive rate of {AUPRO_LIMIT})."
+    add_notes(figure, [explained, *notes])
     return figure
 
 

@@ -1,28 +1,29 @@
-"""Tables: metrics.json files in, CSV, Markdown, LaTeX and HTML out; published numbers beside ours.
+"""Tables: metrics.json files in, CSV, Markdown, LaTeX and HTML out; published numbers beside ours."""
 
-Role: say what the runs of a benchmark amount to. Represents: a table of cells, its builders, its formats.
-Layer: uses (4). Depends on: runs, published, metrics, files. No torch.
-"""
-
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from sanflow.errors import not_among
-from sanflow.report.runs import HEADLINE, METRIC_TITLES, Run
+from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.report.missing import missing_notes
+from sanflow.report.names import TABLES
+from sanflow.report.runs import Run
+from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
 from sanflow.report.tables.metric import metric_table, published_table
 from sanflow.report.tables.oracle import oracle_table
 from sanflow.report.tables.overview import overview_table, protocol_table
 from sanflow.report.tables.paired import paired_table
-from sanflow.report.tables.render import FORMATS, write_table
+from sanflow.report.tables.render import write_table
 from sanflow.report.tables.settings import ablation_table, cost_table, encoders_table
-from sanflow.report.tables.summary import Summary
 
+# In the order of `names.TABLES`; a test compares the two.
 BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "overview": overview_table,
-    **{metric: partial(metric_table, metric=metric) for metric in METRIC_TITLES},
+    **{metric: partial(metric_table, metric=metric) for metric in METRICS},
     **{f"published_{metric}": partial(published_table, metric=metric) for metric in HEADLINE},
     "encoders": encoders_table,
     "ablation": ablation_table,
@@ -31,38 +32,45 @@ BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "oracle_epoch": oracle_table,
     "cost": cost_table,
 }
-NAMES = tuple(BUILDERS)
 
-__all__ = ["BUILDERS", "FORMATS", "NAMES", "Table", "build_table", "write_table", "write_tables"]
+__all__ = ["BUILDERS", "Table", "build_table", "write_table", "write_tables"]
 
 
-def build_table(name: str, runs: Sequence[Run]) -> Table:
+def build_table(name: str, runs: Sequence[Run], missing: Sequence[str] = ()) -> Table:
     """One table of a benchmark.
 
     Arguments:
-        name: One of `NAMES`.
+        name: One of `names.TABLES`.
         runs: From `read_runs`.
+        missing: From `missing_runs`; a note below the table names them.
 
     Raises:
         ConfigError: If there is no table of this name.
     """
     if name not in BUILDERS:
-        raise not_among("the name of a table, one of", NAMES, name)
-    return BUILDERS[name](Summary(runs))
+        raise not_among("the name of a table, one of", TABLES, name)
+    table = BUILDERS[name](Summary(runs))
+    return dataclasses.replace(table, notes=[*missing_notes(missing), *table.notes])
 
 
-def write_tables(runs: Sequence[Run], folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> list[Path]:
+def write_tables(
+    runs: Sequence[Run],
+    folder: str | os.PathLike[str],
+    names: Iterable[str] | None = None,
+    missing: Sequence[str] = (),
+) -> list[Path]:
     """Write tables in all formats.
 
     Arguments:
         runs: From `read_runs`.
         folder: Where to write.
         names: Which tables; all if None.
+        missing: From `missing_runs`; a note below each table names them.
 
     Returns:
         The files.
     """
     files = []
-    for name in names or NAMES:
-        files += write_table(build_table(name, runs), folder)
+    for name in names or TABLES:
+        files += write_table(build_table(name, runs, missing), folder)
     return files

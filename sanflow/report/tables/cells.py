@@ -7,7 +7,6 @@ measured one of its row, and published ones, which are never mixed up with measu
 import dataclasses
 import math
 
-import numpy as np
 import pandas as pd
 
 MISSING, NOT_DEFINED = "–", "n/a"
@@ -120,10 +119,3 @@ def with_best(cells: list[Cell], values: list[float | None]) -> list[Cell]:
         return cells
     top = max(candidates)
     return [dataclasses.replace(cell, best=value == top) for cell, value in zip(cells, known, strict=True)]
-
-
-def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Mean of all values (NaN if one is), and their sample standard deviation where there are at least two."""
-    if not values:
-        return math.nan, None
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

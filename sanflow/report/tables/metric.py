@@ -1,17 +1,20 @@
 """One metric, per category x experiment, beside what was published for it.
 
 `metric_table` shows all experiments side by side; `published_table` shows each experiment alone against the published
-numbers, with the differences.
+numbers, with the differences. Cells and the rows of the CSV file are made from the same numbers.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from sanflow.evaluation.metric_table import METRICS
+from sanflow.evaluation.metrics import mean_and_std
 from sanflow.report.published import PublishedColumn, best_columns, covers
-from sanflow.report.runs import METRIC_TITLES
+from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import (
     ORACLE_MARK,
     PUBLISHED_MARK,
@@ -25,14 +28,17 @@ from sanflow.report.tables.cells import (
     words,
 )
 from sanflow.report.tables.oracle import oracle_values
-from sanflow.report.tables.summary import Summary
 
 CAPTION = (
     "In percent, higher is better; last epoch, calibrated fusion, input resolution. "
     "Bold: the best experiment of the row."
 )
 ORACLE_NOTE = f"{ORACLE_MARK} Oracle epoch: chosen on the test set, an upper bound and not a result."
-COLUMNS = ["dataset", "category", "origin", "method", "value", "std", "seeds", "low", "high", "source"]
+PARTIAL_NOTE = "A number in brackets after a mean says over how many categories it is, where some are missing."
+MEASURED, ORACLE, PUBLISHED = "measured", "oracle epoch", "published"
+COLUMNS = ["dataset", "category", "origin", "method", "value", "std", "seeds", "categories", "low", "high", "source"]
+DIFFERENCES = ["dataset", "category", "experiment", "value", "method", "published", "difference", "standing", "source"]
+MEAN = "mean"
 
 
 class Sources:
@@ -53,6 +59,28 @@ class Sources:
         return [PUBLISHED_NOTE, *lines] if lines else []
 
 
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of `metric_table`.
+
+    Arguments:
+        title: Its header.
+        origin: What its numbers are, as the CSV file says it.
+        method: Key of the experiment, or the published method.
+        numbers: Category, or "mean", -> what `COLUMNS` says of its number; only where there is one.
+    """
+
+    title: str
+    origin: str
+    method: str
+    numbers: Mapping[str, dict[str, Any]]
+
+    def cell(self, category: str) -> Cell:
+        """The number of a category as it is printed."""
+        number = self.numbers.get(category, {})
+        return percent(number.get("value"), number.get("std"), published=self.origin == PUBLISHED)
+
+
 def metric_table(summary: Summary, metric: str) -> Table:
     """All experiments of a benchmark in one metric, published numbers beside them.
 
@@ -61,53 +89,75 @@ def metric_table(summary: Summary, metric: str) -> Table:
         metric: A key of metrics.json.
     """
     sources = Sources()
-    sections, records, has_oracle, partial = [], [], False, False
+    sections, records, notes = [], [], list(summary.notes)
     for dataset in summary.datasets:
-        categories, experiments = summary.categories(dataset), summary.experiments(dataset)
-        oracles = {name: oracle_values(summary, dataset, name, metric) for name in experiments}
-        oracles = {name: values for name, values in oracles.items() if values}
-        published = best_columns(dataset, metric)
+        measured = [_measured(summary, dataset, name, metric) for name in summary.experiments(dataset)]
+        others = [*_oracles(summary, dataset, metric), *_published(summary, dataset, metric, sources)]
+        columns = [*measured, *others]
+        counts = [column.numbers[MEAN]["categories"] for column in measured]
+        full = max(counts, default=0)
         rows = []
-        for category in categories:
-            found = [summary.cell(dataset, category, name, metric) for name in experiments]
-            cells = [percent(*cell) if cell else percent(None) for cell in found]
-            rows.append(
-                [
-                    words(category),
-                    *with_best(cells, [cell[0] if cell else None for cell in found]),
-                    *(percent(values.get(category)) for values in oracles.values()),
-                    *(percent(column.values.get(category), published=True) for column in published),
-                ]
-            )
-        means = [summary.mean(dataset, name, metric) for name in experiments]
-        full = max((mean.categories for mean in means), default=0)
-        partial = partial or any(mean.categories < full for mean in means)
-        cells = [_partial(percent(mean.value, mean.std), mean.categories, full) for mean in means]
-        whole = covers(categories, dataset)
-        rows.append(
-            [
-                words(f"mean of {full}"),
-                *with_best(cells, [mean.value if mean.categories == full else None for mean in means]),
-                *(percent(float(np.mean(list(values.values())))) for values in oracles.values()),
-                *(percent(column.mean(categories, whole=whole), published=True) for column in published),
-            ]
-        )
-        header = [
-            "Category",
-            *(summary.labels[name] for name in experiments),
-            *(f"{summary.labels[name]}, oracle {ORACLE_MARK}" for name in oracles),
-            *(f"{column.method} {sources.mark(column)}" for column in published),
+        for category in [*summary.categories(dataset), MEAN]:
+            cells = [column.cell(category) for column in measured]
+            values = [column.numbers.get(category, {}).get("value") for column in measured]
+            if category == MEAN:  # a mean over fewer categories is told and never the best
+                cells = [_partial(cell, count, full) for cell, count in zip(cells, counts, strict=True)]
+                values = [value if count == full else None for value, count in zip(values, counts, strict=True)]
+            name = f"mean of {full}" if category == MEAN else category
+            rows.append([words(name), *with_best(cells, values), *(column.cell(category) for column in others)])
+        heading = dataset if len(summary.datasets) > 1 else ""
+        sections.append(Section(heading, ["Category", *(column.title for column in columns)], rows, footer=1))
+        records += [
+            {"dataset": dataset, "category": category, "origin": column.origin, "method": column.method} | number
+            for column in columns
+            for category, number in column.numbers.items()
         ]
-        sections.append(Section(_heading(summary, dataset), header, rows, footer=1))
-        records += _records(summary, dataset, metric, oracles, published)
-        has_oracle = has_oracle or bool(oracles)
-    notes = [
-        *summary.notes,
-        *([ORACLE_NOTE] if has_oracle else []),
-        *(["A number in brackets after a mean says over how many categories it is, where some are missing."] * partial),
-        *sources.notes(),
-    ]
-    return Table(metric, METRIC_TITLES[metric], CAPTION, sections, notes, pd.DataFrame(records, columns=COLUMNS))
+        if any(column.origin == ORACLE for column in others):
+            notes.append(ORACLE_NOTE)
+        if any(count < full for count in counts):
+            notes.append(PARTIAL_NOTE)
+    notes = [*dict.fromkeys(notes), *sources.notes()]
+    return Table(metric, METRICS[metric].title, CAPTION, sections, notes, pd.DataFrame(records, columns=COLUMNS))
+
+
+def _measured(summary: Summary, dataset: str, experiment: str, metric: str) -> Column:
+    numbers: dict[str, dict[str, Any]] = {}
+    for category in summary.categories(dataset):
+        cell = summary.cell(dataset, category, experiment, metric)
+        if cell is not None:
+            runs = summary.runs_of(dataset, category, experiment)
+            interval = runs[0].metrics.get("intervals", {}).get(metric) if len(runs) == 1 else None
+            low, high = interval or (None, None)
+            numbers[category] = {"value": cell[0], "std": cell[1], "seeds": len(runs), "low": low, "high": high}
+    mean = summary.mean(dataset, experiment, metric)
+    numbers[MEAN] = {"value": mean.value, "std": mean.std, "seeds": mean.seeds, "categories": mean.categories}
+    return Column(summary.labels[experiment], MEASURED, experiment, numbers)
+
+
+def _oracles(summary: Summary, dataset: str, metric: str) -> list[Column]:
+    columns = []
+    for experiment in summary.experiments(dataset):
+        values = oracle_values(summary, dataset, experiment, metric)
+        if values:
+            values[MEAN] = mean_and_std(values.values())[0]
+            numbers = {category: {"value": value} for category, value in values.items()}
+            columns.append(Column(f"{summary.labels[experiment]}, oracle {ORACLE_MARK}", ORACLE, experiment, numbers))
+    return columns
+
+
+def _published(summary: Summary, dataset: str, metric: str, sources: Sources) -> list[Column]:
+    categories = summary.categories(dataset)
+    columns = []
+    for column in best_columns(dataset, metric):
+        values = {category: column.values.get(category) for category in categories}
+        values[MEAN] = column.mean(categories, whole=covers(categories, dataset))
+        numbers = {
+            category: {"value": value, "source": column.footnote()}
+            for category, value in values.items()
+            if value is not None
+        }
+        columns.append(Column(f"{column.method} {sources.mark(column)}", PUBLISHED, column.method, numbers))
+    return columns
 
 
 def published_table(summary: Summary, metric: str) -> Table:
@@ -119,117 +169,55 @@ def published_table(summary: Summary, metric: str) -> Table:
         categories = summary.categories(dataset)
         whole = covers(categories, dataset)
         for experiment in summary.experiments(dataset) if published else []:
+            label = summary.labels[experiment]
             rows = []
-            for category in categories:
-                cell = summary.cell(dataset, category, experiment, metric)
-                ours = cell[0] if cell else math.nan
-                theirs = [column.values.get(category) for column in published]
-                rows.append([words(category), percent(*cell) if cell else percent(None), *_beside(ours, theirs)])
-                records += _differences(dataset, category, experiment, ours, published, theirs)
-            mean = summary.mean(dataset, experiment, metric)
-            complete = mean.categories == len(categories)
-            theirs = [column.mean(categories, whole=whole) if complete else None for column in published]
-            mean_row = [
-                words(f"mean of {mean.categories}"),
-                percent(mean.value, mean.std),
-                *_beside(mean.value, theirs),
-            ]
-            rows.append(mean_row)
-            records += _differences(dataset, "mean", experiment, mean.value, published, theirs)
-            header = [
-                "Category",
-                summary.labels[experiment],
-                *(f"{column.method} {sources.mark(column)}" for column in published),
-            ]
-            sections.append(Section(f"{summary.labels[experiment]} on {dataset}", header, rows, footer=1))
+            for category in [*categories, MEAN]:
+                if category == MEAN:
+                    mean = summary.mean(dataset, experiment, metric)
+                    name, ours = f"mean of {mean.categories}", (mean.value, mean.std)
+                    complete = mean.categories == len(categories)
+                    theirs = [column.mean(categories, whole=whole) if complete else None for column in published]
+                else:
+                    name, cell = category, summary.cell(dataset, category, experiment, metric)
+                    ours = cell or (math.nan, math.nan)
+                    theirs = [column.values.get(category) for column in published]
+                row = [
+                    {
+                        "dataset": dataset,
+                        "category": category,
+                        "experiment": experiment,
+                        "value": ours[0],
+                        "method": column.method,
+                        "published": value,
+                        "difference": None if value is None else ours[0] - value,
+                        "standing": column.standing,
+                        "source": column.footnote(),
+                    }
+                    for column, value in zip(published, theirs, strict=True)
+                ]
+                measured = percent(None) if category != MEAN and cell is None else percent(*ours)
+                rows.append([words(name), measured, *map(_beside, row)])
+                records += [record for record in row if record["published"] is not None]
+            header = ["Category", label, *(f"{column.method} {sources.mark(column)}" for column in published)]
+            sections.append(Section(f"{label} on {dataset}", header, rows, footer=1))
     nothing = ["Nothing was published for these data sets in this metric, or we know of nothing."]
-    columns = ["dataset", "category", "experiment", "value", "method", "published", "difference", "standing", "source"]
     return Table(
         name=f"published_{metric}",
-        title=f"{METRIC_TITLES[metric]} beside published results",
+        title=f"{METRICS[metric].title} beside published results",
         caption="In percent, higher is better; in brackets the difference, ours minus published, in percentage points.",
         sections=sections,
         notes=[*summary.notes, *sources.notes()] if sections else nothing,
-        data=pd.DataFrame(records, columns=columns),
+        data=pd.DataFrame(records, columns=DIFFERENCES),
     )
-
-
-def _heading(summary: Summary, dataset: str) -> str:
-    return dataset if len(summary.datasets) > 1 else ""
 
 
 def _partial(cell: Cell, n_categories: int, full: int) -> Cell:
     return cell if n_categories == full else Cell(f"{cell.text} [{n_categories}]")
 
 
-def _beside(ours: float, theirs: list[float | None]) -> list[Cell]:
-    cells = []
-    for value in theirs:
-        cell = percent(value, published=True)
-        difference = points(ours - value) if value is not None else ""
-        cells.append(Cell(f"{cell.text} ({difference})", published=True) if value is not None else cell)
-    return cells
-
-
-def _records(
-    summary: Summary,
-    dataset: str,
-    metric: str,
-    oracles: dict[str, dict[str, float]],
-    published: list[PublishedColumn],
-) -> list[dict[str, Any]]:
-    """Rows of the CSV file, as in `COLUMNS`."""
-    categories = summary.categories(dataset)
-    records: list[dict[str, Any]] = []
-
-    def add(category: str, origin: str, method: str, value: float | None, **more: Any) -> None:
-        if value is not None:
-            base = {"dataset": dataset, "category": category, "origin": origin, "method": method, "value": value}
-            records.append(base | more)
-
-    for experiment in summary.experiments(dataset):
-        for category in categories:
-            cell = summary.cell(dataset, category, experiment, metric)
-            runs = summary.runs_of(dataset, category, experiment)
-            interval = runs[0].metrics.get("intervals", {}).get(metric) if len(runs) == 1 else None
-            low, high = interval or (None, None)
-            if cell is not None:
-                more = {"std": cell[1], "seeds": len(runs), "low": low, "high": high}
-                add(category, "measured", experiment, cell[0], **more)
-        mean = summary.mean(dataset, experiment, metric)
-        add("mean", "measured", experiment, mean.value, std=mean.std, seeds=mean.seeds)
-    for experiment, values in oracles.items():
-        for category, value in values.items():
-            add(category, "oracle epoch", experiment, value)
-        add("mean", "oracle epoch", experiment, float(np.mean(list(values.values()))))
-    for column in published:
-        origin, note = "published", column.footnote()
-        for category in categories:
-            add(category, origin, column.method, column.values.get(category), source=note)
-        add("mean", origin, column.method, column.mean(categories, whole=covers(categories, dataset)), source=note)
-    return records
-
-
-def _differences(
-    dataset: str,
-    category: str,
-    experiment: str,
-    ours: float,
-    published: list[PublishedColumn],
-    theirs: list[float | None],
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "dataset": dataset,
-            "category": category,
-            "experiment": experiment,
-            "value": ours,
-            "method": column.method,
-            "published": value,
-            "difference": ours - value,
-            "standing": column.standing,
-            "source": column.footnote(),
-        }
-        for column, value in zip(published, theirs, strict=True)
-        if value is not None
-    ]
+def _beside(record: Mapping[str, Any]) -> Cell:
+    """A published number with its distance from ours."""
+    cell = percent(record["published"], published=True)
+    if record["published"] is None:
+        return cell
+    return Cell(f"{cell.text} ({points(record['difference'])})", published=True)

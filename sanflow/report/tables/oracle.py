@@ -2,12 +2,12 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 
-from sanflow.report.runs import HEADLINE, METRIC_TITLES
-from sanflow.report.tables.cells import Section, Table, mean_and_std, percent, points, words
-from sanflow.report.tables.summary import Summary
+from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.evaluation.metrics import mean_and_std
+from sanflow.report.summary import Summary
+from sanflow.report.tables.cells import Section, Table, percent, points, words
 
 
 def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) -> dict[str, float]:
@@ -29,7 +29,7 @@ def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) 
             if kept and finite:
                 best.append(max(finite))
         if best:
-            values[category] = float(np.mean(best))
+            values[category] = mean_and_std(best)[0]
     return values
 
 
@@ -44,8 +44,8 @@ def oracle_table(summary: Summary) -> Table:
                 oracle = oracle_values(summary, dataset, experiment, metric)
                 last = summary.values(dataset, experiment, metric)
                 n_categories = max(n_categories, len(oracle))
-                mean_last = mean_and_std([last[name] for name in oracle if name in last])[0]
-                mean_oracle = mean_and_std(list(oracle.values()))[0]
+                mean_last = mean_and_std(last[name] for name in oracle if name in last)[0]
+                mean_oracle = mean_and_std(oracle.values())[0]
                 row += [percent(mean_last), percent(mean_oracle), words(points(mean_oracle - mean_last))]
                 records += [
                     {
@@ -60,7 +60,7 @@ def oracle_table(summary: Summary) -> Table:
                 ]
             if n_categories:
                 rows.append([*row, words(n_categories)])
-    names = [METRIC_TITLES[metric] for metric in HEADLINE]
+    names = [METRICS[metric].title for metric in HEADLINE]
     header = ["Data set", "Experiment", *(f"{name}{part}" for name in names for part in ("", " oracle", " Δ")), "n"]
     columns = ["dataset", "category", "experiment", "metric", "last_epoch", "oracle_epoch"]
     notes = list(summary.notes) if rows else ["No experiment keeps epochs: set `keep_every` to have this table."]

@@ -1,10 +1,12 @@
 """The tables a reader looks at first: the headline metrics, and what fusion and resolution do to them."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from sanflow.report.runs import HEADLINE, METRIC_TITLES
-from sanflow.report.tables.cells import Section, Table, percent, with_best, words
-from sanflow.report.tables.summary import Summary
+from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.report.summary import Mean, Summary
+from sanflow.report.tables.cells import Cell, Section, Table, percent, with_best, words
 
 # Prefix in metrics.json -> how the map was made.
 PROTOCOLS = {
@@ -15,25 +17,33 @@ PROTOCOLS = {
 }
 
 
+def headline_means(
+    summary: Summary, dataset: str, experiments: Sequence[str]
+) -> tuple[dict[str, dict[str, Mean]], dict[str, list[Cell]]]:
+    """Compute the headline metrics of experiments, mean over categories.
+
+    Returns:
+        Experiment -> metric -> mean; and experiment -> its cells, the best of these experiments marked.
+    """
+    means = {name: {metric: summary.mean(dataset, name, metric) for metric in HEADLINE} for name in experiments}
+    columns = []
+    for metric in HEADLINE:
+        values = [means[name][metric] for name in experiments]
+        columns.append(with_best([percent(mean.value, mean.std) for mean in values], [mean.value for mean in values]))
+    return means, {name: [column[number] for column in columns] for number, name in enumerate(experiments)}
+
+
 def overview_table(summary: Summary) -> Table:
     """The headline metrics of each experiment, mean over categories."""
     sections, records = [], []
     for dataset in summary.datasets:
         experiments = summary.experiments(dataset)
-        means = {(name, metric): summary.mean(dataset, name, metric) for name in experiments for metric in HEADLINE}
-        columns = []
-        for metric in HEADLINE:
-            values = [means[name, metric] for name in experiments]
-            columns.append(
-                with_best([percent(mean.value, mean.std) for mean in values], [mean.value for mean in values])
-            )
+        means, cells = headline_means(summary, dataset, experiments)
         rows = []
-        for number, name in enumerate(experiments):
-            counts = means[name, HEADLINE[0]]
-            cells = [column[number] for column in columns]
-            rows.append([words(summary.labels[name]), *cells, words(counts.categories), words(counts.seeds)])
-            for metric in HEADLINE:
-                mean = means[name, metric]
+        for name in experiments:
+            counts = means[name][HEADLINE[0]]
+            rows.append([words(summary.labels[name]), *cells[name], words(counts.categories), words(counts.seeds)])
+            for metric, mean in means[name].items():
                 records.append(
                     {
                         "dataset": dataset,
@@ -46,7 +56,7 @@ def overview_table(summary: Summary) -> Table:
                         "seeds": mean.seeds,
                     }
                 )
-        header = ["Experiment", *(METRIC_TITLES[metric] for metric in HEADLINE), "Categories", "Seeds"]
+        header = ["Experiment", *(METRICS[metric].title for metric in HEADLINE), "Categories", "Seeds"]
         sections.append(Section(dataset, header, rows))
     return Table(
         name="overview",
@@ -83,7 +93,7 @@ def protocol_table(summary: Summary) -> Table:
                     }
                     for metric, mean in means.items()
                 ]
-        header = ["Experiment", "Fusion and resolution", *(METRIC_TITLES[metric] for metric in HEADLINE)]
+        header = ["Experiment", "Fusion and resolution", *(METRICS[metric].title for metric in HEADLINE)]
         sections.append(Section(dataset, header, rows, text_columns=2))
     return Table(
         name="protocols",

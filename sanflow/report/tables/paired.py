@@ -5,10 +5,10 @@ import math
 
 import pandas as pd
 
+from sanflow.evaluation.metric_table import HEADLINE, METRICS
 from sanflow.evaluation.metrics import compare_paired
-from sanflow.report.runs import HEADLINE, METRIC_TITLES
+from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import MISSING, Section, Table, points, words
-from sanflow.report.tables.summary import Summary
 
 
 def paired_table(summary: Summary) -> Table:
@@ -26,7 +26,7 @@ def paired_table(summary: Summary) -> Table:
                 rows.append(
                     [
                         words(f"{summary.labels[second]} − {summary.labels[first]}"),
-                        words(METRIC_TITLES[metric]),
+                        words(METRICS[metric].title),
                         words(points(found.mean_difference)),
                         words(interval),
                         words(_p_value(found.t_p)),

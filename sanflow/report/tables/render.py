@@ -7,9 +7,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from sanflow.files import atomic_path
+from sanflow.report.names import TABLE_FORMATS
 from sanflow.report.tables.cells import MISSING, PUBLISHED_MARK, Cell, Section, Table
-
-FORMATS = ("csv", "md", "tex", "html")
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -48,7 +47,7 @@ STYLE = """
 """
 
 
-def write_table(table: Table, folder: str | os.PathLike[str], formats: tuple[str, ...] = FORMATS) -> list[Path]:
+def write_table(table: Table, folder: str | os.PathLike[str], formats: tuple[str, ...] = TABLE_FORMATS) -> list[Path]:
     """Write a table as `folder`/<name>.<format>, each file whole or not at all.
 
     Returns:

@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sanflow.report.runs import HEADLINE, METRIC_TITLES, Run, in_order
-from sanflow.report.tables.cells import Cell, Section, Table, percent, with_best, words
-from sanflow.report.tables.summary import Summary
+from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.evaluation.metrics import mean_and_std
+from sanflow.report.runs import Run, in_order
+from sanflow.report.summary import Summary
+from sanflow.report.tables.cells import Cell, Section, Table, words
+from sanflow.report.tables.overview import headline_means
 
 # Fields that the ablation always shows; others are shown where experiments differ in them.
 ABLATED = ("base", "synthetic_anomalies", "abnormal_mean")
@@ -109,26 +111,19 @@ def _described(
     sections, records = [], []
     for dataset in summary.datasets:
         experiments = [key for key in summary.experiments(dataset) if key in describe]
-        means = {(key, metric): summary.mean(dataset, key, metric) for key in experiments for metric in HEADLINE}
-        scores = []
-        for metric in HEADLINE:
-            values = [means[key, metric] for key in experiments]
-            scores.append(
-                with_best([percent(mean.value, mean.std) for mean in values], [mean.value for mean in values])
-            )
+        means, cells = headline_means(summary, dataset, experiments)
         rows = []
-        for number, key in enumerate(experiments):
+        for key in experiments:
             runs = [run for run in _runs(summary, key) if run.dataset == dataset]
             described = [describe[key](run) for run in runs]
             # A field that differs between categories (input size) shows all its values.
             fields = {field: ", ".join(in_order(str(one[field]) for one in described)) for field in columns}
-            cells = [column[number] for column in scores]
-            rows.append([words(summary.labels[key]), *(words(fields[field]) for field in columns), *cells])
-            values_of = {metric: means[key, metric].value for metric in HEADLINE}
+            rows.append([words(summary.labels[key]), *(words(fields[field]) for field in columns), *cells[key]])
+            values_of = {metric: mean.value for metric, mean in means[key].items()}
             records.append({"dataset": dataset, "experiment": key, **fields, **values_of})
         if rows:
             rows.sort(key=lambda row: [cell.text for cell in row[1:2]])
-            header = ["Experiment", *columns.values(), *(METRIC_TITLES[metric] for metric in HEADLINE)]
+            header = ["Experiment", *columns.values(), *(METRICS[metric].title for metric in HEADLINE)]
             sections.append(Section(dataset, header, rows, text_columns=1 + len(columns)))
     nothing = ["No experiment of this benchmark belongs here."]
     data = pd.DataFrame(records, columns=["dataset", "experiment", *columns, *HEADLINE])
@@ -141,8 +136,7 @@ def _runs(summary: Summary, experiment: str) -> list[Run]:
 
 def _mean_cost(runs: list[Run], key: str) -> float:
     values = [run.metrics.get("cost", {}).get(key) for run in runs]
-    known = [float(value) for value in values if value is not None]
-    return float(np.mean(known)) if known else math.nan
+    return mean_and_std(float(value) for value in values if value is not None)[0]
 
 
 def _number(value: float, decimals: int) -> Cell:

@@ -7,18 +7,22 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from sanflow.report.missing import missing_notes
 from sanflow.report.runs import Run
+from sanflow.report.summary import Summary
 from sanflow.report.tables.overview import overview_table
-from sanflow.report.tables.summary import Summary
 
 
-def print_overview(runs: Sequence[Run], results: Path, console: Console | None = None) -> None:
+def print_overview(
+    runs: Sequence[Run], results: Path, console: Console | None = None, missing: Sequence[str] = ()
+) -> None:
     """Print the headline table of a benchmark and the places of its explorer, report, tables, figures and runs.
 
     Arguments:
         runs: Of the benchmark.
         results: Its folder.
         console: Where to print; the terminal if None.
+        missing: From `missing_runs`.
     """
     console = console or Console()
     table = overview_table(Summary(runs))
@@ -29,6 +33,8 @@ def print_overview(runs: Sequence[Run], results: Path, console: Console | None =
         for row in section.rows:
             printed.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
         console.print(printed)
+    for note in missing_notes(missing):
+        console.print(Text(note, style="yellow"))
     for note in table.notes:
         console.print(Text(note, style="dim"))
     places = {

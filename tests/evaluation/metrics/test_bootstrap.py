@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sanflow.bench.metrics import smooth_fields
+from sanflow.evaluation.metric_table import METRICS, Metric, metrics_of
 from sanflow.evaluation.metrics import (
     Interval,
     bootstrap_image_metrics,
@@ -17,7 +18,7 @@ from sanflow.evaluation.metrics import bootstrap as module
 
 N_RESAMPLES = 20
 RESOLUTION = {"aupimo": 5e-3, "pixel_ap": 5e-4, "pixel_f1_max": 5e-4}
-PIXEL_NAMES = ["pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "aupimo"]
+PIXEL_NAMES = ["pixel_auroc", "aupro", "pixel_ap", "pixel_f1_max", "aupro_05", "aupimo"]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,11 @@ def pixel_intervals(pixel_set):
     return bootstrap_pixel_metrics(*pixel_set, resamples=200)
 
 
+def measured(level, counts, weights):
+    resampled = module.Resampled(counts, weights)
+    return {name: metric.formula(resampled) for name, metric in metrics_of(level).items()}
+
+
 def test_image_metrics_of_a_resample_are_those_of_the_repeated_images():
     generator = np.random.default_rng(0)
     labels = generator.random(40) < 0.6
@@ -38,7 +44,8 @@ def test_image_metrics_of_a_resample_are_those_of_the_repeated_images():
     levels = np.unique(scores)[::-1]
     called = scores[:, None] >= levels
     counts = module.Counts(1.0 * (called & labels[:, None]), 1.0 * (called & ~labels[:, None]), np.empty((40, 0)))
-    found = module._image_measures(counts, weights)
+    found = measured("image", counts, weights)
+    assert list(found) == ["image_auroc", "image_ap", "image_f1_max"]
     for b in range(N_RESAMPLES):
         drawn = np.repeat(np.arange(40), weights[b].astype(int))
         expected = image_metrics(scores[drawn], labels[drawn])
@@ -50,7 +57,7 @@ def test_pixel_metrics_of_a_resample_are_those_of_the_repeated_images(pixel_set)
     maps, masks = pixel_set
     counts = module._count_pixels(list(maps), list(masks))
     weights = module._draw(masks.any(axis=(1, 2)), N_RESAMPLES, np.random.default_rng(0))
-    found = module._pixel_measures(counts, weights)
+    found = measured("pixel", counts, weights)
     assert list(found) == PIXEL_NAMES
     for b in range(N_RESAMPLES):
         drawn = np.repeat(np.arange(len(maps)), weights[b].astype(int))
@@ -137,6 +144,14 @@ def test_without_normal_images_pixels_are_still_measured(pixel_set):
     assert math.isnan(found["aupimo"].low)
     for name in PIXEL_NAMES[:-1]:
         assert found[name].low < found[name].value < found[name].high
+
+
+def test_a_metric_without_a_bootstrap_has_no_interval(monkeypatch, pixel_set):
+    entry = Metric("Regions", "pixel", lambda found: found.ranking.n_regions / 100, interval=False)
+    monkeypatch.setitem(METRICS, "regions", entry)
+    maps, masks = pixel_set
+    assert pixel_metrics(maps, masks)["regions"] > 0
+    assert list(bootstrap_pixel_metrics(maps, masks, resamples=5)) == PIXEL_NAMES
 
 
 def test_an_interval_as_it_is_kept():

@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sanflow.evaluation.metrics import Summary, compare_paired, summarize
+from sanflow.evaluation.metrics import compare_paired, mean_and_std
 
 FIRST = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8, "e": 0.9}
 SECOND = {"a": 0.61, "b": 0.72, "c": 0.68, "d": 0.83, "e": 0.95}
 
 
-def test_summary_by_hand():
-    assert summarize([1.0, 2.0, 3.0]) == Summary(3, 2.0, 1.0)
-    assert summarize([1.0, math.nan, 3.0]) == Summary(2, 2.0, math.sqrt(2.0))
-    one = summarize([0.5])
-    assert (one.n, one.mean) == (1, 0.5)
-    assert math.isnan(one.std)
-    none = summarize([math.nan])
-    assert none.n == 0
-    assert math.isnan(none.mean)
-    assert summarize([1.0, 3.0]).to_dict() == {"n": 2, "mean": 2.0, "std": math.sqrt(2.0)}
+def test_mean_and_std_by_hand():
+    assert mean_and_std([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert mean_and_std(iter([1.0, 3.0])) == (2.0, math.sqrt(2.0))
+    mean, std = mean_and_std([0.5])
+    assert mean == 0.5
+    assert math.isnan(std)
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [1.0, math.nan]])
+def test_a_value_that_is_missing_is_not_passed_over(values):
+    assert all(math.isnan(number) for number in mean_and_std(values))
 
 
 def test_paired_comparison_agrees_with_scipy():

@@ -86,13 +86,14 @@ CURVES = {
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("max_points", [500, 1000])
-def test_thinning_keeps_ends_area_and_points(name, max_points):
+def test_thinning_keeps_ends_and_area(name, max_points):
     x, y = CURVES[name]
     kept_x, kept_y = simplify(x, y, max_points)
     assert kept_x.size <= max_points
     assert (kept_x[0], kept_y[0], kept_x[-1], kept_y[-1]) == (x[0], y[0], x[-1], y[-1])
     assert np.all(np.diff(kept_x) >= 0)
-    assert np.isin(kept_x + 1j * kept_y, x + 1j * y).all()
+    assert np.all((kept_y >= 0) & (kept_y <= max(1, y[-1])))
+    assert np.any(np.diff(y) < 0) or np.all(np.diff(kept_y) >= 0)  # a curve that never falls does not begin to
     assert area(kept_x, kept_y) == pytest.approx(area(x, y), abs=1e-4)
 
 

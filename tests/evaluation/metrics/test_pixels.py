@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sanflow.bench.metrics import bench_metrics, median_seconds, region_windows, smooth_fields, threshold_loop
 from sanflow.evaluation.metrics import (
     MetricWarning,
+    PixelMeasures,
     aupimo,
     aupro,
     auroc,
@@ -43,7 +44,7 @@ def test_one_pass_gives_what_each_metric_gives(pixel_set):
     )
     called = maps >= found["pixel_f1_threshold"]
     assert sk.f1_score(masks.ravel(), called.ravel()) == pytest.approx(found["pixel_f1_max"])
-    assert pixel_metrics(maps, masks, rank_pixels(maps, masks)) == found
+    assert PixelMeasures(maps, masks).metrics("pixel") == found
 
 
 def test_agrees_with_scikit_learn(pixel_set):

@@ -7,10 +7,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
+from sanflow.evaluation.metric_table import HEADLINE
+from sanflow.evaluation.metrics import mean_and_std
 from sanflow.report.runs import Run, in_order, labels_of, notes_of
-from sanflow.report.tables.cells import mean_and_std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +18,13 @@ class Mean:
 
     Arguments:
         value: As a fraction; NaN if no category has a value.
-        std: Standard deviation over seeds of the seeds' means; None for one seed.
+        std: Standard deviation over seeds of the seeds' means; NaN for one seed.
         categories: How many categories it is over.
         seeds: How many seeds it is over.
     """
 
     value: float
-    std: float | None
+    std: float
     categories: int
     seeds: int
 
@@ -59,7 +58,7 @@ class Summary:
         """The runs of one cell, one a seed."""
         return self._by_key.get((dataset, category, experiment), [])
 
-    def cell(self, dataset: str, category: str, experiment: str, metric: str) -> tuple[float, float | None] | None:
+    def cell(self, dataset: str, category: str, experiment: str, metric: str) -> tuple[float, float] | None:
         """Mean and standard deviation over seeds; None if there is no run or none has this metric."""
         values = [
             float(run.metrics[metric]) for run in self.runs_of(dataset, category, experiment) if metric in run.metrics
@@ -84,10 +83,28 @@ class Summary:
         for category in values:
             for run in self.runs_of(dataset, category, experiment):
                 by_seed.setdefault(run.seed, []).append(float(run.metrics.get(metric, math.nan)))
-        whole = [float(np.mean(seed)) for seed in by_seed.values() if len(seed) == len(values)]
+        whole = [mean_and_std(seed)[0] for seed in by_seed.values() if len(seed) == len(values)]
         return Mean(
-            value=float(np.mean(list(values.values()))) if values else math.nan,
+            value=mean_and_std(values.values())[0],
             std=mean_and_std(whole)[1],
             categories=len(values),
             seeds=len(by_seed),
         )
+
+
+def means_by_name(runs: Sequence[Run]) -> dict[str, float]:
+    """Name the means of the headline metrics, as the tables show them, for a tracking server.
+
+    Returns:
+        `<experiment>/<metric>` -> mean over seeds, then categories; with `<data set>/` in front where there are
+        several data sets. Means that could not be computed are left out.
+    """
+    summary = Summary(runs)
+    means = {
+        (dataset, experiment, metric): summary.mean(dataset, experiment, metric).value
+        for dataset in summary.datasets
+        for experiment in summary.experiments(dataset)
+        for metric in HEADLINE
+    }
+    first = 0 if len(summary.datasets) > 1 else 1
+    return {"/".join(key[first:]): value for key, value in means.items() if not math.isnan(value)}

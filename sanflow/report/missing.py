@@ -1,0 +1,61 @@
+"""Which runs of a benchmark are missing, by what benchmark.json lists; tables are made of those that exist."""
+
+import os
+from collections.abc import Sequence
+
+from sanflow.benchmark_json import read_outline
+from sanflow.report.runs import Run, in_order
+
+MOST_NAMED = 12
+
+
+def missing_runs(results: str | os.PathLike[str], runs: Sequence[Run]) -> list[str]:
+    """List what a benchmark should have run and has not, a line per category.
+
+    Arguments:
+        results: The benchmark's folder.
+        runs: Those that were found.
+
+    Returns:
+        Lines such as "mvtec_ad/cable (all)" and "mvtec_ad/screw (ours, theirs seed 1)"; none where the folder has no
+        benchmark.json. Where that names no categories, those of the runs count.
+
+    Raises:
+        IntegrityError: If benchmark.json is damaged.
+    """
+    outline = read_outline(results) or {}
+    found = {(run.dataset, run.category, run.experiment, run.seed) for run in runs if run.epoch is None}
+    seeds = outline.get("seeds", [])
+    lines = []
+    for dataset, listed in outline.get("datasets", {}).items():
+        experiments = [name for name, datasets in outline.get("runs_on", {}).items() if dataset in datasets]
+        for category in listed or in_order(run.category for run in runs if run.dataset == dataset):
+            absent = {
+                name: [seed for seed in seeds if (dataset, category, name, seed) not in found] for name in experiments
+            }
+            if all(len(own) == len(seeds) for own in absent.values()):
+                parts = ["all"] if experiments and seeds else []
+            else:
+                parts = [_with_seeds(name, own, seeds) for name, own in absent.items() if own]
+            if parts:
+                lines.append(f"{dataset}/{category} ({', '.join(parts)})")
+    return lines
+
+
+def missing_notes(missing: Sequence[str]) -> list[str]:
+    """Say in one sentence which runs are missing; nothing if none is.
+
+    Example:
+        >>> missing_notes(["parts/nut (all)"])
+        ['Missing, and in no number here: parts/nut (all).']
+    """
+    if not missing:
+        return []
+    more = [f"and {len(missing) - MOST_NAMED} more categories"] if len(missing) > MOST_NAMED else []
+    return [f"Missing, and in no number here: {'; '.join([*missing[:MOST_NAMED], *more])}."]
+
+
+def _with_seeds(experiment: str, absent: Sequence[int], seeds: Sequence[int]) -> str:
+    if len(absent) == len(seeds):
+        return experiment
+    return f"{experiment} seed {', '.join(map(str, absent))}"
