@@ -50,7 +50,7 @@ class DatasetEntry(_Strict):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     size: int | None = None
     unpacked_bytes: int | None = None
-    mask_above: int = Field(0, ge=0, le=254)
+    mask_above: int | None = Field(None, ge=0, le=65534)
     builtin: bool = False
     manual: str | None = None
     licence: str

@@ -83,6 +83,7 @@ def test_real_magnetic_tiles(shared, tmp_path):
 
 def test_ringing_around_masks_is_no_defect(tmp_path):
     mask(tmp_path / "mask.png")
+    from sanflow.data.decode import Reading
     from sanflow.data.masks import read_mask
 
     grey = np.full((4, 4), 20, np.uint8)
@@ -90,7 +91,7 @@ def test_ringing_around_masks_is_no_defect(tmp_path):
     from PIL import Image
 
     Image.fromarray(grey).save(tmp_path / "ringing.png")
-    assert read_mask(tmp_path, "ringing.png", above=127).defect_HW.sum() == 1
+    assert read_mask(tmp_path, "ringing.png", Reading(mask_above=127)).defect_HW.sum() == 1
     assert read_mask(tmp_path, "ringing.png").defect_HW.sum() == 16
 
 
@@ -127,9 +128,9 @@ def test_faults_of_the_other_layouts(tmp_path):
     table.write_text(table.read_text().replace("candle/Data/Masks/Anomaly/000.png", ""))
 
     assert list_rows("mvtec_loco", tmp_path / "mvtec_loco", "breakfast_box").problems == [
-        "breakfast_box/ground_truth/logical_anomalies/000: masks without an image in test/logical_anomalies",
+        "breakfast_box/ground_truth/logical_anomalies/000: a mask without an image in test/logical_anomalies",
         "breakfast_box/test/structural_anomalies/000.png: no mask; expected "
-        "breakfast_box/ground_truth/structural_anomalies/000/000.png",
+        "breakfast_box/ground_truth/structural_anomalies/000_mask.png",
     ]
     assert list_rows("magnetic_tile", tiles, "magnetic_tile").problems == [
         "MT_Blowhole/Imgs/exp2_num_0.png: a mask without its .jpg",

@@ -1,5 +1,6 @@
 """From the files of runs to what a figure function takes. One function per kind of figure, of the same name."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,7 +166,7 @@ def _samples(shown: dict[str, Run], index: Index) -> tuple[list[int], np.ndarray
     chosen = choose_samples(scores.defect_types, image_scores(anomaly_maps(scores, scores.input_size)))
     # Only these images are read: a test set may have thousands.
     table = index.test.iloc[chosen]
-    part = Index(index.dataset, index.category, index.root, table.reset_index(drop=True), index.mask_above)
+    part = dataclasses.replace(index, table=table.reset_index(drop=True))
     images = load_images(part, "test", scores.input_size)
     masks = np.asarray(load_masks(part, scores.input_size))
     return chosen, np.asarray(images), masks, [plain(scores.defect_types[i]) for i in chosen]
