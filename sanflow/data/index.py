@@ -16,9 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from sanflow.config.names import printable
+from sanflow.config.names import name_problem, normal_form, printable
 from sanflow.data.decode import Reading
-from sanflow.data.layouts import list_rows, locate
+from sanflow.data.layouts import list_rows
+from sanflow.data.places import locate
 from sanflow.data.records import covering_masks, open_row, unused_bits
 from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
 from sanflow.errors import DataError, IntegrityError
@@ -111,8 +112,11 @@ def build_index(
             without masks, masks of another size, images that are in train and in test, an empty split, wrong counts.
     """
     entry = dataset_entry(dataset, kind, folder)
+    category = normal_form(category)
     require_category(dataset, category, entry.categories)
-    root = locate(Path(folder), entry.probe, entry.title).absolute()
+    root = locate(Path(folder), entry.probes, entry.title).absolute()
+    if problem := name_problem(str(root)):
+        raise DataError(f"Expected a folder whose name can be written, but of {printable(str(root))} {problem}.")
     listing = list_rows(entry.layout, root, category)
     known_above = entry.mask_above if mask_above is None else mask_above
     reading = Reading(known_above or 0, bits, max_megapixels)
@@ -242,8 +246,8 @@ def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[s
     if len(lines) > SHOWN:
         shown.append(f"  - and {len(lines) - SHOWN} more")
     remedy = "Mend these files and run `sanflow index` again."
-    if entry.mirrors or entry.builtin:
-        remedy = f"Remove {root} and run `sanflow download {entry.name}` again, or mend these files."
+    if entry.mirrors:
+        remedy += f" `sanflow download {entry.name} --data-root <another folder>` fetches a whole copy."
     return (
         f"{entry.name}/{category} in {root} has {len(lines)} fault{'s' if len(lines) > 1 else ''}:\n"
         + "\n".join(shown)

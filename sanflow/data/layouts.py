@@ -24,6 +24,7 @@ from sanflow.config.names import name_problem, normal_form
 from sanflow.data.leftovers import Leftover, leftovers
 from sanflow.data.litter import is_litter
 from sanflow.data.masks import read_mask
+from sanflow.data.places import category_folder
 from sanflow.errors import DataError
 
 SPLIT_SEED = 0  # of data sets that come without a split of their own
@@ -51,25 +52,6 @@ class Listing:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
-
-
-def locate(folder: Path, probe: str, title: str) -> Path:
-    """The top folder of a data set: `folder` itself or one of its subfolders, as archives often wrap their content.
-
-    Raises:
-        DataError: If neither holds `probe`.
-    """
-    if not folder.is_dir():
-        raise DataError(f"Expected {title} in the folder {folder}, but there is no such folder.")
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for candidate in (folder, *below):
-        if (candidate / probe).exists():
-            return candidate
-    raise DataError(
-        f"Expected {title} in {folder}, that is a path {probe} in it or in one of its subfolders, but it has "
-        f"{', '.join(path.name for path in below) or 'no subfolders'}. "
-        "Name the data set's own top folder, or remove this one and run `sanflow download`."
-    )
 
 
 def list_rows(layout: str, root: Path, category: str) -> Listing:
@@ -124,7 +106,7 @@ def _mvtec(root: Path, category: str, good: str = "good") -> Listing:
     A mask is `<stem>_mask` or `<stem>`, a file, or a folder `<stem>` of several files. Anything else in these folders
     is reported.
     """
-    top, listing, used = root / category, Listing(), set[Path]()
+    top, listing, used = category_folder(root, category), Listing(), set[Path]()
     for split in ("train", "test"):
         for folder in _folders(top / split):
             if split == "train" and folder.name != good:
@@ -132,8 +114,8 @@ def _mvtec(root: Path, category: str, good: str = "good") -> Listing:
                 used.add(folder)
                 continue
             kind = "good" if folder.name == good else folder.name
-            truth = _same_name(top / "ground_truth", folder.name)
-            masks = {} if kind == "good" or truth is None else _masks_by_stem(truth, root, listing, used)
+            truth = category_folder(top / "ground_truth", normal_form(folder.name))
+            masks = {} if kind == "good" else _masks_by_stem(truth, root, listing, used)
             for image in _images(folder):
                 used.add(image)
                 mask = masks.pop(normal_form(image.stem), None)
@@ -185,11 +167,6 @@ def _masks_of_good_images(masks: Iterable[Path], root: Path) -> list[str]:
                 "its image to the folder of a defect, or the mask away"
             )
     return problems
-
-
-def _same_name(folder: Path, name: str) -> Path | None:
-    """The subfolder of this name, however its letters are composed."""
-    return next((path for path in _folders(folder) if normal_form(path.name) == normal_form(name)), None)
 
 
 def _btad(root: Path, category: str) -> Listing:
