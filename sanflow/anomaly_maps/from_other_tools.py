@@ -1,12 +1,13 @@
 """Method `external`: anomaly maps that another tool made, read from a folder into a scores file.
 
 So any method can be measured and shown in the same tables. One map per test image: `.npy`, `.npz` with one array,
-`.tif`/`.tiff` (any number type), `.exr`, or `.png` (8 or 16 bits); one channel, higher for more anomalous, of the size of
-its image or of the experiment's input.
+`.tif`/`.tiff` (any number type), `.exr`, or `.png` (8 or 16 bits); one channel, higher for more anomalous, of the size
+of its image or of the experiment's input.
 """
 
 import hashlib
 import os
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -111,11 +112,11 @@ def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
     unread: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and not is_litter(file.name):
-            key = normal_form(file.relative_to(root).with_suffix("").as_posix())
+            place = normal_form(file.relative_to(root).with_suffix("").as_posix())
             if file.suffix.lower() in ENDINGS:
-                by_key[key].append(file)
+                by_key[place].append(file)
             else:
-                unread[key] = file
+                unread[place] = file
     key_of = {image: _longest_key(image, by_key) for image in images}
     images_of: dict[str, list[str]] = defaultdict(list)
     for image, key in key_of.items():
@@ -140,10 +141,10 @@ def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _no_map(image: str, unread: Mapping[str, Path], root: Path) -> str:
-    key = _longest_key(image, unread)
-    if key is None:
+    found = _longest_key(image, unread)
+    if found is None:
         return "no map"
-    file = unread[key]
+    file = unread[found]
     why = "its compression changes the numbers" if file.suffix.lower() in LOSSY else "it is not read"
     return (
         f"no map, but {printable(str(file.relative_to(root)))}, and {why}. Save the maps as {', '.join(ENDINGS[:-1])} "
@@ -176,7 +177,7 @@ def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
                 values = np.asarray(image)
         else:  # Pillow knows neither 16-bit nor 64-bit floats
             values = tifffile.imread(file)
-    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError, zipfile.BadZipFile) as error:
         raise DataError(f"it cannot be read ({error})") from error
     if not isinstance(values, np.ndarray):  # an .npz by its content
         values.close()

@@ -88,9 +88,7 @@ def unpack(
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, DAMAGE) and getattr(error, "errno", None) is None:
-            raise DataError(
-                f"Expected a whole archive in {archive}, but got: {error}. Fetch it again."
-            ) from error
+            raise DataError(f"Expected a whole archive in {archive}, but got: {error}. Fetch it again.") from error
         raise
     return n_files
 
@@ -105,8 +103,7 @@ def _members(archive: Path) -> Iterator[Member]:
     if zipfile.is_zipfile(archive):  # one that unpacks itself begins with a program
         return _zip_members(archive)
     raise DataError(
-        f"Expected a .zip or .tar archive in {archive}, but it begins with {_head(archive)!r}. "
-        "Fetch it again."
+        f"Expected a .zip or .tar archive in {archive}, but it begins with {_head(archive)!r}. Fetch it again."
     )
 
 

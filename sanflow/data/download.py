@@ -20,8 +20,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sanflow.data.archives import unpack
 from sanflow.data.campus import extract_training_frames
 from sanflow.data.fetch import Patience, fetch
-from sanflow.data.places import locate
 from sanflow.data.photo_textures import make_photo_textures
+from sanflow.data.places import locate
 from sanflow.data.registry import DatasetEntry, dataset_entry
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import read_json, sha256_of_file, storage_errors, write_json

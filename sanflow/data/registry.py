@@ -193,9 +193,9 @@ def _require_only_categories(name: str, folder: Path, known: list[str]) -> None:
             f"them, or list the `categories` of {name} by name."
         )
     problems = []
-    for path in known:
+    for category in known:
         try:
-            category_name(path)
+            category_name(category)
         except ValueError as error:
             problems.append(str(error))
     if problems:

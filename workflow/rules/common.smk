@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from sanflow.config.handed_on import handed_on
 from sanflow.config.settings import settings_from
+from sanflow.data.content import category_digest, content_digest
 from sanflow.data.registry import dataset_entry
 from sanflow.errors import SanflowError
 from sanflow.files import resource, sha256_of_file
@@ -18,7 +19,7 @@ from sanflow.methods.method import DetectorMethod, MapSource
 from sanflow.methods.registry import METHODS
 from sanflow.pipeline.benchmark import benchmark_path, load_benchmark
 from sanflow.pipeline.preflight import categories_of
-from sanflow.provenance import code_digest, digest_of, fit_digest, listing_digest, modules_digest
+from sanflow.provenance import code_digest, digest_of, fit_digest, modules_digest
 
 try:
     SETTINGS = settings_from(config)
@@ -30,6 +31,7 @@ except SanflowError as error:
 
 RESULTS = f"results/{Path(BENCHMARK_FILE).stem}"
 DATA_ROOT = SETTINGS.data_root
+CONTENT_MEMO = Path(RESULTS, "state", "content.json")
 RUN = "<results>/{dataset}/{category}/{experiment}/seed{seed}"
 
 os.environ.update(
@@ -94,10 +96,9 @@ def data_digest_of(wildcards):
 
 
 def listing_of(wildcards):
-    """Digest of the owner's listing: of the category's folder, or of all where categories have no folders."""
+    """Digest of the owner's files: of the category's, or of all where categories have no folders."""
     root = BENCHMARK.datasets[wildcards.dataset].root
-    own = Path(root or "", wildcards.category)
-    return listing_digest(own if own.is_dir() else root) if root else None
+    return category_digest(root, wildcards.category, CONTENT_MEMO) if root else None
 
 
 def published_digest():

@@ -129,7 +129,7 @@ rule score_external:
     params:
         code=code_digest("score_external"),
         config=fit_digest_of,
-        maps=lambda wildcards: listing_digest(maps_of(wildcards), times=True),
+        maps=lambda wildcards: content_digest([Path(maps_of(wildcards))], CONTENT_MEMO),
     shell:
         "sanflow score-external --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.scores:q} -- {input.index:q} > {log:q} 2>&1"
