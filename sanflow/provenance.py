@@ -94,18 +94,6 @@ def fit_digest(experiment: Experiment, dataset: str, category: str) -> str:
     return digest_of([experiment.fit_settings(dataset, category), contents])
 
 
-def listing_digest(folder: str | Path, *, times: bool = False) -> str:
-    """SHA-256 of the names and sizes of all files below a folder: a new file is noticed, a touched one is not.
-
-    Arguments:
-        folder: May be missing.
-        times: Also of when each file was changed: then a touched one is noticed too.
-    """
-    files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
-    facts = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return digest_of(facts if times else [fact[:2] for fact in facts])
-
-
 @functools.cache
 def _digest_as_of(file: Path, changed: int) -> str:
     """A file's SHA-256, computed anew once it has changed; the files may be large."""

@@ -20,7 +20,6 @@ from sanflow.provenance import (
     digest_of,
     environment,
     fit_digest,
-    listing_digest,
     modules_digest,
     modules_of,
 )
@@ -137,17 +136,6 @@ def test_a_provenance_survives_a_file():
     again = Provenance.from_dict(json.loads(json.dumps(provenance.to_dict())))
     assert again == provenance
     assert provenance.with_step("score", Step("other"), epoch=2).epoch == 2
-
-
-def test_a_listing_notices_names_and_sizes_and_times_if_asked(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/1.png").write_bytes(b"1")
-    plain, timed = listing_digest(tmp_path), listing_digest(tmp_path, times=True)
-    os.utime(tmp_path / "a/1.png", (1, 1))
-    assert (listing_digest(tmp_path) == plain, listing_digest(tmp_path, times=True) == timed) == (True, False)
-    (tmp_path / "a/1.png").write_bytes(b"12")
-    assert listing_digest(tmp_path) != plain
-    assert listing_digest(tmp_path / "missing") == digest_of([])
 
 
 def test_digest_does_not_depend_on_the_order_of_keys():

@@ -1,11 +1,13 @@
 """Method `external`: anomaly maps that another tool made, read from a folder into a scores file.
 
-So any method can be measured and shown in the same tables. One map per test image: `.npy`, `.tif`/`.tiff` (floats) or
-`.png` (8 or 16 bits), one channel, higher for more anomalous, of the size of its image or of the experiment's input.
+So any method can be measured and shown in the same tables. One map per test image: `.npy`, `.npz` with one array,
+`.tif`/`.tiff` (any number type), `.exr`, or `.png` (8 or 16 bits); one channel, higher for more anomalous, of the size
+of its image or of the experiment's input.
 """
 
 import hashlib
 import os
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -18,11 +20,14 @@ from PIL import Image, UnidentifiedImageError
 from sanflow.anomaly_maps.maps import resized
 from sanflow.anomaly_maps.scores_file import Scores
 from sanflow.config.experiment import Experiment
+from sanflow.config.names import normal_form, printable
 from sanflow.data.index import Index
+from sanflow.data.litter import is_litter
 from sanflow.errors import DataError
 from sanflow.provenance import Provenance, Step, code_digest, fit_digest
 
-ENDINGS = (".npy", ".tif", ".tiff", ".png")
+ENDINGS = (".npy", ".npz", ".tif", ".tiff", ".exr", ".png")
+LOSSY = (".jpg", ".jpeg", ".webp")
 SHOWN = 40  # problems that one message names
 
 
@@ -104,15 +109,20 @@ def score_external(
 def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
     """Image -> its map, and what does not fit."""
     by_key: dict[str, list[Path]] = defaultdict(list)
+    unread: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):
-        if file.suffix.lower() in ENDINGS and file.is_file():
-            by_key[file.relative_to(root).with_suffix("").as_posix()].append(file)
+        if file.is_file() and not is_litter(file.name):
+            place = normal_form(file.relative_to(root).with_suffix("").as_posix())
+            if file.suffix.lower() in ENDINGS:
+                by_key[place].append(file)
+            else:
+                unread[place] = file
     key_of = {image: _longest_key(image, by_key) for image in images}
     images_of: dict[str, list[str]] = defaultdict(list)
     for image, key in key_of.items():
         if key is not None:
             images_of[key].append(image)
-    problems = [f"{image}: no map" for image, key in key_of.items() if key is None]
+    problems = [f"{image}: {_no_map(image, unread, root)}" for image, key in key_of.items() if key is None]
     problems += [
         f"{file.relative_to(root)}: no test image" for key in by_key if key not in images_of for file in by_key[key]
     ]
@@ -130,8 +140,20 @@ def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
     return {image: by_key[key][0] for image, key in single.items()}, problems
 
 
+def _no_map(image: str, unread: Mapping[str, Path], root: Path) -> str:
+    found = _longest_key(image, unread)
+    if found is None:
+        return "no map"
+    file = unread[found]
+    why = "its compression changes the numbers" if file.suffix.lower() in LOSSY else "it is not read"
+    return (
+        f"no map, but {printable(str(file.relative_to(root)))}, and {why}. Save the maps as {', '.join(ENDINGS[:-1])} "
+        f"or {ENDINGS[-1]}"
+    )
+
+
 def _longest_key(image: str, keys: Mapping[str, Any]) -> str | None:
-    parts = PurePosixPath(image).with_suffix("").parts
+    parts = PurePosixPath(normal_form(image)).with_suffix("").parts
     suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((suffix for suffix in suffixes if suffix in keys), None)
 
@@ -146,12 +168,16 @@ def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
         ending = file.suffix.lower()
         if ending == ".npy":
             values = np.load(file, allow_pickle=False)
+        elif ending == ".npz":
+            values = _only_array(file)
+        elif ending == ".exr":
+            values = _only_channel(file)
         elif ending == ".png":
             with Image.open(file) as image:
                 values = np.asarray(image)
         else:  # Pillow knows neither 16-bit nor 64-bit floats
             values = tifffile.imread(file)
-    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError, zipfile.BadZipFile) as error:
         raise DataError(f"it cannot be read ({error})") from error
     if not isinstance(values, np.ndarray):  # an .npz by its content
         values.close()
@@ -168,3 +194,26 @@ def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
     if not np.isfinite(map_HW).all():
         raise DataError("expected finite numbers in the range of float32, but it holds NaN, infinity or larger ones")
     return map_HW
+
+
+def _only_array(file: Path) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as arrays:
+        if len(arrays.files) != 1:
+            raise DataError(f"expected one array, but it holds {', '.join(arrays.files) or 'none'}; save the map alone")
+        values: np.ndarray = arrays[arrays.files[0]]
+    return values
+
+
+def _only_channel(file: Path) -> np.ndarray:
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise DataError("reading .exr needs OpenEXR: `pip install OpenEXR`, or save the map as .npy or .tif") from error
+    try:
+        with OpenEXR.File(str(file), separate_channels=True) as content:
+            channels = {name: np.array(channel.pixels) for name, channel in content.channels().items()}
+    except RuntimeError as error:
+        raise DataError(f"it cannot be read ({error})") from error
+    if len(channels) != 1:
+        raise DataError(f"expected one channel, but it has {', '.join(channels)}")
+    return next(iter(channels.values()))

@@ -96,7 +96,15 @@ def index(
     place = root or choice.root
     kept_in = data_root or Path(settings_here().data_root)
     folder = Path(place) if place is not None else dataset_folder(dataset, kept_in)
-    made = build_index(dataset, category, folder, kind=kind)
+    made = build_index(
+        dataset,
+        category,
+        folder,
+        kind=kind,
+        mask_above=choice.mask_above,
+        bits=choice.bits,
+        max_megapixels=choice.max_megapixels,
+    )
     write_index(made, output)
     counts = summary(made)["counts"]
     typer.echo(
@@ -105,6 +113,8 @@ def index(
     )
     if counts["defective_without_pixels"]:
         typer.echo(f"Note: the masks of {counts['defective_without_pixels']} defective images are empty.")
+    for warning in made.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def datasets() -> None:

@@ -1,10 +1,10 @@
 """Say which data a benchmark uses."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sanflow.config.names import Category, ExpandedPath
+from sanflow.config.names import Category, ExpandedPath, category_name, require_text
 from sanflow.config.strict import StrictModel
 
 
@@ -19,6 +19,22 @@ class DatasetChoice(StrictModel):
     """`all` of them, or a list of names."""
     mirrors: list[ExpandedPath] | None = None
     """Where to fetch the archive from (URLs, file:// or paths), in place of the registry's mirrors."""
+    mask_above: int | None = Field(None, ge=0, le=65534)
+    """Your own data: a mask's pixel is defective above this value; unset: masks must have two levels, 0 and another."""
+    bits: int | None = Field(None, ge=8, le=16)
+    """How many bits of 16-bit images are used: 12 for a 12-bit camera; unset: all."""
+    max_megapixels: float = Field(200.0, gt=0)
+    """Larger images are refused."""
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _check_categories(cls, value: Any) -> Any:
+        # Before pydantic tries the types one by one, whose messages would name its inner parts.
+        if value == "all":
+            return value
+        if not isinstance(value, list):
+            raise ValueError(f"expected `all` or a list of names, but got {value!r}: write [{value!r}]")
+        return [category_name(require_text(name)) for name in value]
 
     @model_validator(mode="after")
     def _check(self) -> "DatasetChoice":
@@ -26,4 +42,6 @@ class DatasetChoice(StrictModel):
             raise ValueError("a data set of kind `folder` needs `root`: the folder that holds <category>/train/good")
         if self.categories == []:
             raise ValueError("`categories` is empty: name at least one, or write `all`")
+        if self.kind == "registered" and self.mask_above is not None:
+            raise ValueError("`mask_above` is for data of your own: that of a registered data set is in the registry")
         return self

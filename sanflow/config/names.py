@@ -1,10 +1,11 @@
-"""Check names that become folders, and paths that may hold variables."""
+"""Normalise and check names that become folders, and paths that may hold variables."""
 
 import os
 import re
-from typing import Annotated
+import unicodedata
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 
 def expanded(path: str) -> str:
@@ -33,16 +34,61 @@ def file_name(name: str) -> str:
 
 
 def category_name(name: str) -> str:
-    """Return the name of a category, checked: it is the name of a folder that its owner chose.
+    """Return the name of a category in its normal form, checked: it is the name of a folder that its owner chose.
 
     Raises:
-        ValueError: If it is empty, begins with '.' or holds / \\ { } or control characters.
+        ValueError: If it is empty, begins with '.', holds / \\ { } or control characters, or is not UTF-8.
     """
-    if not name or name.startswith(".") or re.search(r"[/\\{}\x00-\x1f]", name):
+    if problem := name_problem(name):
+        raise ValueError(f"{printable(name)!r} becomes a folder name: {problem}")
+    if not name or name.startswith(".") or re.search(r"[/\\{}]", name):
         raise ValueError(f"{name!r} becomes a folder name: it may not be empty, begin with '.' or hold / \\ {{ }}")
-    return name
+    return normal_form(name)
+
+
+def normal_form(name: str) -> str:
+    """Compose the letters of a name: the same word is written in several ways on different systems (Unicode's NFC).
+
+    Example:
+        >>> normal_form("e" + chr(0x301)) == chr(0xE9)
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def name_problem(name: str) -> str | None:
+    """Why a path cannot be written into tables and messages; None if it can."""
+    if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in name):
+        return "the name is not UTF-8. Rename it"
+    if re.search(r"[\x00-\x1f\x7f]", name):
+        return "the name holds control characters. Rename it"
+    return None
+
+
+def printable(text: str) -> str:
+    r"""Replace what cannot be printed, that is bytes of file names that are not UTF-8.
+
+    Example:
+        >>> print(printable("a" + chr(0xDCB0) + ".png"))
+        a\xb0.png
+    """
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def require_text(value: Any) -> Any:
+    """Refuse what YAML made of an unquoted name: a number, yes or no, a date.
+
+    Raises:
+        ValueError: If the value is no text.
+    """
+    if isinstance(value, str):
+        return value
+    raise ValueError(
+        f"expected a name, but got {value!r}, as YAML reads unquoted numbers, dates, yes, no, on and off as values: "
+        f"quote the name, such as '{value}'"
+    )
 
 
 ExpandedPath = Annotated[str, AfterValidator(expanded)]
-FileName = Annotated[str, AfterValidator(file_name)]
-Category = Annotated[str, AfterValidator(category_name)]
+FileName = Annotated[str, BeforeValidator(require_text), AfterValidator(file_name)]
+Category = Annotated[str, BeforeValidator(require_text), AfterValidator(category_name)]

@@ -1,5 +1,6 @@
 """Validate settings strictly; report every fault with its key and the nearest valid name."""
 
+import datetime
 import reprlib
 import types
 import typing
@@ -38,7 +39,7 @@ def validated(model: type[Checked], values: Mapping[str, Any], source: str) -> C
 
 
 def _place(fault: Any, model: type[BaseModel]) -> str:
-    return ".".join(str(part) for part, _ in _walk(fault["loc"], model)) or "(whole file)"
+    return ".".join(str(part) for part, _ in _walk(fault["loc"], model) if part != "[key]") or "(whole file)"
 
 
 def _message(fault: Any, model: type[BaseModel]) -> str:
@@ -51,6 +52,8 @@ def _message(fault: Any, model: type[BaseModel]) -> str:
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         return _wrong_tag(fault)
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if kind == "string_type" and isinstance(fault["input"], int | float | datetime.date):
+        return f"{message}, but got {fault['input']!r}: quote it, as '{fault['input']}'"
     # Errors of our own validators already say what was found; for a missing key there is nothing to show.
     return message if kind in {"value_error", "missing"} else f"{message}, but got {_brief(fault['input'])}"
 

@@ -21,6 +21,7 @@ from sanflow.errors import DataError
 from sanflow.files import require_free_space, storage_errors
 
 CHUNK = 2**20
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 MOST_FILES = 2_000_000
 LARGEST_EXPANSION = 50  # images hardly compress, masks do
 ALWAYS_ALLOWED = 256 * 2**20
@@ -87,22 +88,22 @@ def unpack(
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, DAMAGE) and getattr(error, "errno", None) is None:
-            raise DataError(
-                f"Expected a whole archive in {archive}, but got: {error}. Remove it and fetch it again."
-            ) from error
+            raise DataError(f"Expected a whole archive in {archive}, but got: {error}. Fetch it again.") from error
         raise
     return n_files
 
 
 def _members(archive: Path) -> Iterator[Member]:
     """The members in the order of the archive; what is neither file nor folder is refused."""
-    if zipfile.is_zipfile(archive):
+    # By the first bytes: a zip is otherwise known by its end, which a .tar has too if its last member is a zip.
+    if _head(archive).startswith(ZIP_STARTS):
         return _zip_members(archive)
     if tarfile.is_tarfile(archive):
         return _tar_members(archive)
+    if zipfile.is_zipfile(archive):  # one that unpacks itself begins with a program
+        return _zip_members(archive)
     raise DataError(
-        f"Expected a .zip or .tar archive in {archive}, but it begins with {_head(archive)!r}. "
-        "Remove it and fetch it again."
+        f"Expected a .zip or .tar archive in {archive}, but it begins with {_head(archive)!r}. Fetch it again."
     )
 
 
@@ -164,7 +165,7 @@ def _new_file(target: Path, member: Member, archive: Path) -> IO[bytes]:
 def _refusal(archive: Path, what: str) -> str:
     return (
         f"Expected an archive of plain files and folders in {archive}, but it holds {what}. Nothing of it was kept. "
-        "It is not the data set: remove it and fetch it from another mirror."
+        "It is not the data set: fetch it from another mirror."
     )
 
 

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sanflow.data.archives import unpack
 from sanflow.data.campus import extract_training_frames
 from sanflow.data.fetch import Patience, fetch
-from sanflow.data.layouts import locate
 from sanflow.data.photo_textures import make_photo_textures
+from sanflow.data.places import locate
 from sanflow.data.registry import DatasetEntry, dataset_entry
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import read_json, sha256_of_file, storage_errors, write_json
@@ -68,10 +68,10 @@ def download(
     with lock:
         if _is_complete(folder):
             return folder / MARKER
-        if _has_content(folder) and not entry.builtin and not (folder / MARKER).exists():
-            _adopt(entry, folder, folder, console)
-        elif entry.builtin:
+        if entry.builtin:
             _make(entry, folder)
+        elif (owners := _owners_tree(folder)) is not None:
+            _adopt(entry, folder, owners, console)
         else:
             _obtain(entry, folder, mirrors, offline=offline, patience=patience, console=console)
     return folder / MARKER
@@ -102,6 +102,19 @@ def _is_complete(folder: Path) -> bool:
     return root.is_dir() and _count_files(root) >= facts["files"]
 
 
+def _owners_tree(folder: Path) -> Path | None:
+    """The tree that its owner put into a data set's folder or keeps elsewhere; None where sanflow unpacked it, or none.
+
+    It may be a part of the data set, and it is never replaced.
+    """
+    marker = folder / MARKER
+    if not marker.is_file():
+        return folder if _has_content(folder) else None
+    facts = _facts(marker)
+    root = folder / facts["root"]
+    return root if "sha256" not in facts and _has_content(root) else None
+
+
 def _facts(marker: Path) -> dict[str, Any]:
     facts = read_json(marker)
     if not (isinstance(facts, dict) and {"root", "files"} <= facts.keys()):
@@ -110,7 +123,7 @@ def _facts(marker: Path) -> dict[str, Any]:
 
 
 def _has_content(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    return folder.is_dir() and any(path.name != MARKER for path in folder.iterdir())
 
 
 def _count_files(folder: Path) -> int:
@@ -126,11 +139,11 @@ def _mark(entry: DatasetEntry, folder: Path, root: Path | str, **facts: Any) -> 
 
 def _adopt(entry: DatasetEntry, folder: Path, root: Path, console: Console) -> None:
     """Take a tree that its owner unpacked, below the data root or elsewhere; checks that it is this data set."""
-    located = locate(root, entry.probe, entry.title)
+    located = locate(root, entry.probes, entry.title)
     _show_licence(entry, console)
     _prepare(entry, located, console)
     folder.mkdir(parents=True, exist_ok=True)
-    _mark(entry, folder, "." if root == folder else root.absolute(), source=str(root))
+    _mark(entry, folder, "." if root.resolve() == folder.resolve() else root.absolute(), source=str(root))
 
 
 def _make(entry: DatasetEntry, folder: Path) -> None:
@@ -201,7 +214,7 @@ def _unpack_archive(
             report=lambda done, total: progress.update(task, completed=done, total=total),
         )
     try:
-        located = locate(temporary, entry.probe, entry.title)
+        located = locate(temporary, entry.probes, entry.title)
         _prepare(entry, located, console)
         _mark(entry, temporary, ".", source=str(archive), sha256=sha256)
         with storage_errors(folder):
@@ -247,7 +260,7 @@ def _cannot(entry: DatasetEntry, folder: Path, archive: Path, failures: list[str
     elif entry.manual:
         how = (
             f"its owners do not allow a direct download: {entry.manual}, then unpack it into {folder} (so that "
-            f"{folder}/{entry.probe} exists) or put the archive at {archive}"
+            f"{folder}/{entry.probes[0]} exists) or put the archive at {archive}"
         )
     else:
         how = "correct `mirrors` (or --mirror)"

@@ -71,7 +71,7 @@ def load_images(
 
     def fill(images_NHW3: ndarray) -> None:
         def read(i: int) -> None:
-            images_NHW3[i] = read_image(index.root / names[i], size, chosen, digests[i])
+            images_NHW3[i] = read_image(index.root / names[i], size, chosen, digests[i], index.reading)
 
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(read, range(len(names))))
@@ -116,10 +116,18 @@ def iterate_masks(index: Index, size: tuple[int, int] | None = None, split: str 
         if reference == "":
             yield np.zeros(shape, bool)
             continue
-        mask = read_mask(index.root, reference, index.mask_above)
+        mask = read_mask(index.root, reference, index.reading)
         require_same(reference, mask.sha256, digest)
-        mask_HW = mask.defect_HW
-        if mask_HW.shape != shape:
-            resized = Image.fromarray(mask_HW.astype(np.uint8)).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
-            mask_HW = np.asarray(resized) > 0
-        yield mask_HW
+        yield nearest(mask.defect_HW.astype(np.uint8), shape) > 0
+
+
+def nearest(values_HW: ndarray, size: tuple[int, int]) -> ndarray:
+    """Resize a mask, or the numbers of its regions, by nearest neighbour.
+
+    Arguments:
+        values_HW: uint8 or int32.
+        size: Height and width in pixels.
+    """
+    if values_HW.shape == size:
+        return values_HW
+    return np.asarray(Image.fromarray(values_HW).resize((size[1], size[0]), Image.Resampling.NEAREST))

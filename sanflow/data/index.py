@@ -16,9 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from sanflow.data.decode import decode_image, read_bytes
-from sanflow.data.layouts import Row, list_rows, locate
-from sanflow.data.masks import read_mask
+from sanflow.config.names import name_problem, normal_form, printable
+from sanflow.data.decode import Reading
+from sanflow.data.layouts import list_rows
+from sanflow.data.places import locate
+from sanflow.data.records import covering_masks, open_row, unused_bits
 from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import atomic_path, read_json, write_json
@@ -35,6 +37,7 @@ COLUMNS = {
     "mask_sha256": str,
     "defect_pixels": int,
 }
+AS_WRITTEN = Reading()
 SHOWN = 40  # problems of one report, at most
 
 
@@ -44,19 +47,21 @@ class Index:
 
     `table` has the columns of `COLUMNS`: split ("train" or "test"), label (1 defective), defect_type ("good" or its
     name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256, mask_sha256,
-    defect_pixels (of the mask at its own resolution; 0 without a mask).
+    defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are read,
+    `warnings` what is odd about them.
     """
 
     dataset: str
     category: str
     root: Path
     table: pd.DataFrame
-    mask_above: int = 0
+    reading: Reading = AS_WRITTEN
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the table and the masks' threshold; where the files lie does not count."""
-        return _digest(_csv(self.table), self.mask_above)
+        """SHA-256 over the table and how its files are read; where they lie does not count."""
+        return _digest(_csv(self.table), self.reading)
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -81,6 +86,9 @@ def build_index(
     folder: str | Path,
     *,
     kind: Kind = "registered",
+    mask_above: int | None = None,
+    bits: int | None = None,
+    max_megapixels: float = Reading.max_megapixels,
     check_counts: bool = True,
     workers: int | None = None,
 ) -> Index:
@@ -91,6 +99,10 @@ def build_index(
         category: Name of the category.
         folder: Where the data set lies; its top folder or the one above.
         kind: `folder` for a data set of the user's own.
+        mask_above: A mask's pixel is defective above this grey value; None: as the registry says, else masks must have
+            two levels.
+        bits: How many bits of 16-bit files are used; None: all.
+        max_megapixels: Larger images and masks are refused.
         check_counts: Compare with the known counts of a registered data set.
         workers: Threads that decode; one per processor, at most 8, if unset.
 
@@ -100,18 +112,32 @@ def build_index(
             without masks, masks of another size, images that are in train and in test, an empty split, wrong counts.
     """
     entry = dataset_entry(dataset, kind, folder)
+    category = normal_form(category)
     require_category(dataset, category, entry.categories)
-    root = locate(Path(folder), entry.probe, entry.title).absolute()
+    root = locate(Path(folder), entry.probes, entry.title).absolute()
+    if problem := name_problem(str(root)):
+        raise DataError(f"Expected a folder whose name can be written, but of {printable(str(root))} {problem}.")
     listing = list_rows(entry.layout, root, category)
-    n_workers = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(n_workers) as pool:
-        records = list(pool.map(lambda row: _record(root, row, entry.mask_above), listing.rows))
-    problems = [*listing.problems, *(problem for record in records for problem in record.pop("problems"))]
-    table = pd.DataFrame(records, columns=list(COLUMNS))
+    known_above = entry.mask_above if mask_above is None else mask_above
+    reading = Reading(known_above or 0, bits, max_megapixels)
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        records = list(pool.map(lambda row: open_row(root, row, reading), listing.rows))
+    problems = [*listing.problems, *(problem for record in records for problem in record.problems)]
+    warnings = [*covering_masks(records), *unused_bits(records, reading)]
+    for leftover in listing.leftovers:
+        # A registered data set is as its owners made it, and its images are counted.
+        (warnings if leftover.is_document or kind == "registered" else problems).append(leftover.line)
+    if known_above is None:
+        doubts = [doubt for record in records for doubt in record.doubts]
+        if kind == "folder":
+            problems += doubts
+        elif doubts:  # its owners' masks are used as they are
+            warnings.append(f"{len(doubts)} masks do not have two levels, such as {doubts[0]}")
+    table = pd.DataFrame([record.columns for record in records], columns=list(COLUMNS))
     problems += _leaks(table) + _counts(table, entry.categories[category] if check_counts else None)
     if problems:
         raise DataError(_report(entry, category, root, problems))
-    return Index(dataset, category, root, table.astype(COLUMNS), entry.mask_above)
+    return Index(dataset, category, root, table.astype(COLUMNS), reading, tuple(printable(line) for line in warnings))
 
 
 def write_index(index: Index, path: str | Path) -> None:
@@ -135,7 +161,9 @@ def summary(index: Index) -> dict[str, Any]:
         "category": index.category,
         "root": str(index.root),
         "digest": index.digest,
-        "mask_above": index.mask_above,
+        "mask_above": index.reading.mask_above,
+        "bits": index.reading.bits,
+        "max_megapixels": index.reading.max_megapixels,
         "counts": {
             "train": len(index.train),
             "good": int((index.test.label == 0).sum()),
@@ -143,6 +171,7 @@ def summary(index: Index) -> dict[str, Any]:
             "defect_types": {str(k): int(n) for k, n in defective.defect_type.value_counts().sort_index().items()},
             "defective_without_pixels": int((defective.defect_pixels == 0).sum()),
         },
+        "warnings": list(index.warnings),
     }
 
 
@@ -166,56 +195,21 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
     facts, text = read_json(facts_path), path.read_bytes()
     remedy = f"Remove {path} and {facts_path.name} and run `sanflow index` again."
     try:
-        digest, mask_above = str(facts["digest"]), int(facts["mask_above"])
+        digest, warnings = str(facts["digest"]), tuple(map(str, facts.get("warnings", ())))
+        bits, limit = facts.get("bits"), facts.get("max_megapixels", Reading.max_megapixels)
+        reading = Reading(int(facts["mask_above"]), None if bits is None else int(bits), float(limit))
         names = (str(facts["dataset"]), str(facts["category"]), Path(root or facts["root"]))
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"Expected the facts of an index in {facts_path}, but {error} is wrong. {remedy}"
         ) from error
-    found = _digest(text.decode("utf-8", "replace"), mask_above)
+    found = _digest(text.decode("utf-8", "replace"), reading)
     if found != digest:
         raise IntegrityError(
             f"Expected {path} with digest {digest[:16]}…, but got {found[:16]}…: it was changed. {remedy}"
         )
     table = pd.read_csv(io.BytesIO(text), dtype={**COLUMNS}, keep_default_na=False)
-    return Index(*names, table, mask_above)
-
-
-def _record(root: Path, row: Row, mask_above: int) -> dict[str, Any]:
-    """A row of the table, and what is wrong with its files."""
-    record: dict[str, Any] = {
-        "split": row.split,
-        "label": row.label,
-        "defect_type": row.defect_type,
-        "image": row.image,
-        "mask": row.mask,
-        "width": 0,
-        "height": 0,
-        "sha256": "",
-        "mask_sha256": "",
-        "defect_pixels": 0,
-        "problems": [],
-    }
-    try:
-        data = read_bytes(root / row.image, "an image")
-        record["sha256"] = hashlib.sha256(data).hexdigest()
-        record["width"], record["height"] = decode_image(data, row.image).size
-    except DataError as error:
-        record["problems"].append(str(error))
-    if row.mask:
-        try:
-            mask = read_mask(root, row.mask, mask_above)
-            height, width = mask.defect_HW.shape
-            record["defect_pixels"] = int(mask.defect_HW.sum())
-            record["mask_sha256"] = mask.sha256
-            if record["width"] and (width, height) != (record["width"], record["height"]):
-                size = f"{record['width']} x {record['height']}"
-                record["problems"].append(
-                    f"{row.mask}: {width} x {height} pixels, but its image {row.image} has {size}"
-                )
-        except DataError as error:
-            record["problems"].append(str(error))
-    return record
+    return Index(*names, table, reading, warnings)
 
 
 def _leaks(table: pd.DataFrame) -> list[str]:
@@ -247,19 +241,24 @@ def _counts(table: pd.DataFrame, known: Counts | None) -> list[str]:
 
 
 def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[str]) -> str:
-    lines = sorted(problems)
+    lines = sorted(printable(line) for line in problems)
     shown = [f"  - {line}" for line in lines[:SHOWN]]
     if len(lines) > SHOWN:
         shown.append(f"  - and {len(lines) - SHOWN} more")
     remedy = "Mend these files and run `sanflow index` again."
-    if entry.mirrors or entry.builtin:
-        remedy = f"Remove {root} and run `sanflow download {entry.name}` again, or mend these files."
-    return f"{entry.name}/{category} in {root} has {len(lines)} faults:\n" + "\n".join(shown) + f"\n{remedy}"
+    if entry.mirrors:
+        remedy += f" `sanflow download {entry.name} --data-root <another folder>` fetches a whole copy."
+    return (
+        f"{entry.name}/{category} in {root} has {len(lines)} fault{'s' if len(lines) > 1 else ''}:\n"
+        + "\n".join(shown)
+        + f"\n{remedy}"
+    )
 
 
 def _csv(table: pd.DataFrame) -> str:
     return str(table.to_csv(index=False, lineterminator="\n", columns=list(COLUMNS)))
 
 
-def _digest(csv: str, mask_above: int) -> str:
-    return hashlib.sha256(f"{mask_above}\n{csv}".encode()).hexdigest()
+def _digest(csv: str, reading: Reading) -> str:
+    depth = "" if reading.bits is None else f" {reading.bits}"
+    return hashlib.sha256(f"{reading.mask_above}{depth}\n{csv}".encode()).hexdigest()

@@ -6,7 +6,8 @@ A row names its image and mask by paths relative to the data set's top folder. A
 - a folder, whose images are joined (MVTec LOCO has several masks per image), or
 - `<file>.npy/<frame>`, one frame of an array (frames, height, width) (ShanghaiTech Campus).
 
-A layout never decides silently: what does not fit goes into `problems`, which the index reports together.
+A layout never decides silently: what does not fit goes into `problems`, and what it does not use into `leftovers`. The
+index reports both together. Names are compared in their normal form (see `sanflow.config.names.normal_form`).
 """
 
 import csv
@@ -19,7 +20,11 @@ import numpy as np
 from numpy.random import RandomState
 from PIL import Image
 
+from sanflow.config.names import name_problem, normal_form
+from sanflow.data.leftovers import Leftover, leftovers
+from sanflow.data.litter import is_litter
 from sanflow.data.masks import read_mask
+from sanflow.data.places import category_folder
 from sanflow.errors import DataError
 
 SPLIT_SEED = 0  # of data sets that come without a split of their own
@@ -46,25 +51,7 @@ class Listing:
 
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-def locate(folder: Path, probe: str, title: str) -> Path:
-    """The top folder of a data set: `folder` itself or one of its subfolders, as archives often wrap their content.
-
-    Raises:
-        DataError: If neither holds `probe`.
-    """
-    if not folder.is_dir():
-        raise DataError(f"Expected {title} in the folder {folder}, but there is no such folder.")
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for candidate in (folder, *below):
-        if (candidate / probe).exists():
-            return candidate
-    raise DataError(
-        f"Expected {title} in {folder}, that is a path {probe} in it or in one of its subfolders, but it has "
-        f"{', '.join(path.name for path in below) or 'no subfolders'}. "
-        "Name the data set's own top folder, or remove this one and run `sanflow download`."
-    )
+    leftovers: list[Leftover] = field(default_factory=list)
 
 
 def list_rows(layout: str, root: Path, category: str) -> Listing:
@@ -76,6 +63,11 @@ def list_rows(layout: str, root: Path, category: str) -> Listing:
         category: Name of the category.
     """
     listing = LAYOUTS[layout](root, category)
+    for row in listing.rows:
+        for name in (row.image, row.mask):
+            if problem := name_problem(name):
+                listing.problems.append(f"{name}: {problem}")
+    listing.rows = [row for row in listing.rows if not (name_problem(row.image) or name_problem(row.mask))]
     listing.rows.sort(key=lambda row: (row.split != "train", row.defect_type != "good", row.defect_type, row.image))
     return listing
 
@@ -88,20 +80,20 @@ def image_suffixes() -> frozenset[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted; hidden files (._x of macOS) are none."""
-    if not folder.is_dir():
-        return []
-    return sorted(
+    """Image files of a folder, sorted; hidden files are none."""
+    return [
         path
-        for path in folder.iterdir()
+        for path in _entries(folder)
         if path.suffix.lower() in image_suffixes() and not path.name.startswith(".") and path.is_file()
-    )
+    ]
 
 
 def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not is_litter(path.name)) if folder.is_dir() else []
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -109,62 +101,77 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _mvtec(root: Path, category: str, good: str = "good") -> Listing:
-    """<category>/{train/good, test/good, test/<defect>, ground_truth/<defect>}; masks are `<stem>_mask` or `<stem>`."""
-    top, listing = root / category, Listing()
+    """<category>/{train/good, test/good, test/<defect>, ground_truth/<defect>}.
+
+    A mask is `<stem>_mask` or `<stem>`, a file, or a folder `<stem>` of several files. Anything else in these folders
+    is reported.
+    """
+    top, listing, used = category_folder(root, category), Listing(), set[Path]()
     for split in ("train", "test"):
         for folder in _folders(top / split):
             if split == "train" and folder.name != good:
                 listing.problems.append(f"{_relative(folder, root)}: training images must be in train/{good}")
+                used.add(folder)
                 continue
             kind = "good" if folder.name == good else folder.name
-            masks = {} if kind == "good" else _masks_by_stem(top / "ground_truth" / folder.name, root, listing)
+            truth = category_folder(top / "ground_truth", normal_form(folder.name))
+            masks = {} if kind == "good" else _masks_by_stem(truth, root, listing, used)
             for image in _images(folder):
-                mask = masks.pop(image.stem, None)
+                used.add(image)
+                mask = masks.pop(normal_form(image.stem), None)
                 if kind != "good" and mask is None:
                     expected = f"{category}/ground_truth/{folder.name}/{image.stem}_mask.png"
                     listing.problems.append(f"{_relative(image, root)}: no mask; expected {expected}")
-                listing.rows.append(Row(split, kind, _relative(image, root), mask or ""))
-            listing.problems += [f"{mask}: a mask without an image in test/{folder.name}" for mask in masks.values()]
-    tested = {folder.name for folder in _folders(top / "test")}
+                reference = "" if mask is None else _relative(mask, root)
+                listing.rows.append(Row(split, kind, _relative(image, root), reference))
+            listing.problems += [
+                f"{_relative(mask, root)}: a mask without an image in test/{folder.name}" for mask in masks.values()
+            ]
+    tested = {normal_form(folder.name) for folder in _folders(top / "test")}
     for folder in _folders(top / "ground_truth"):
-        if folder.name not in tested and _images(folder):
+        found = [*_images(folder), *_folders(folder)]
+        if folder.name == good:
+            used.update(found)
+            listing.problems += _masks_of_good_images(found, root)
+        elif normal_form(folder.name) not in tested and found:
+            used.update(found)
             listing.problems.append(f"{_relative(folder, root)}: masks without the folder test/{folder.name}")
+    for part in ("train", "test", "ground_truth"):
+        listing.leftovers += leftovers(top / part, root, used)
     return listing
 
 
-def _masks_by_stem(folder: Path, root: Path, listing: Listing) -> dict[str, str]:
-    masks: dict[str, str] = {}
-    for path in _images(folder):
-        stem = path.stem.removesuffix("_mask")
+def _masks_by_stem(folder: Path, root: Path, listing: Listing, used: set[Path]) -> dict[str, Path]:
+    masks: dict[str, Path] = {}
+    for path in [*_images(folder), *(path for path in _folders(folder) if _images(path))]:
+        used.add(path)
+        stem = normal_form(path.name if path.is_dir() else path.stem.removesuffix("_mask"))
         if stem in masks:
-            listing.problems.append(f"{_relative(path, root)}: a second mask beside {masks[stem]}")
-        masks[stem] = _relative(path, root)
+            listing.problems.append(f"{_relative(path, root)}: a second mask beside {_relative(masks[stem], root)}")
+        masks[stem] = path
     return masks
+
+
+def _masks_of_good_images(masks: Iterable[Path], root: Path) -> list[str]:
+    """Masks of good images are not used, so they must be empty."""
+    problems = []
+    for mask in masks:
+        try:
+            n_pixels = int(read_mask(root, _relative(mask, root)).defect_HW.sum())
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if n_pixels:
+            problems.append(
+                f"{_relative(mask, root)}: {n_pixels} defective pixels, but masks of good images are not used; move "
+                "its image to the folder of a defect, or the mask away"
+            )
+    return problems
 
 
 def _btad(root: Path, category: str) -> Listing:
     """MVTec AD's layout with `ok` for good and `ko` for defective images."""
     return _mvtec(root, category, good="ok")
-
-
-def _mvtec_loco(root: Path, category: str) -> Listing:
-    """As MVTec AD, with several masks in ground_truth/<defect>/<stem>/; validation/ is left aside."""
-    top, listing = root / category, Listing()
-    for image in _images(top / "train" / "good"):
-        listing.rows.append(Row("train", "good", _relative(image, root)))
-    for folder in _folders(top / "test"):
-        masks = {path.name: path for path in _folders(top / "ground_truth" / folder.name)}
-        for image in _images(folder):
-            mask = masks.pop(image.stem, None)
-            if folder.name != "good" and (mask is None or not _images(mask)):
-                expected = f"{category}/ground_truth/{folder.name}/{image.stem}/000.png"
-                listing.problems.append(f"{_relative(image, root)}: no mask; expected {expected}")
-            reference = _relative(mask, root) if mask is not None and folder.name != "good" else ""
-            listing.rows.append(Row("test", folder.name, _relative(image, root), reference))
-        listing.problems += [
-            f"{_relative(mask, root)}: masks without an image in test/{folder.name}" for mask in masks.values()
-        ]
-    return listing
 
 
 def _visa(root: Path, category: str) -> Listing:
@@ -275,7 +282,7 @@ def _shanghaitech_campus(root: Path, category: str) -> Listing:
 LAYOUTS: dict[str, Callable[[Path, str], Listing]] = {
     "mvtec": _mvtec,
     "btad": _btad,
-    "mvtec_loco": _mvtec_loco,
+    "mvtec_loco": _mvtec,
     "visa": _visa,
     "magnetic_tile": _magnetic_tile,
     "kolektor_sdd": _kolektor_sdd,

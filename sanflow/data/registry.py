@@ -5,13 +5,15 @@ from its folder.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sanflow.config.names import category_name, normal_form
+from sanflow.data.places import locate
 from sanflow.errors import ConfigError, DataError, did_you_mean, not_among
 from sanflow.files import resource
 
@@ -50,7 +52,7 @@ class DatasetEntry(_Strict):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     size: int | None = None
     unpacked_bytes: int | None = None
-    mask_above: int = Field(0, ge=0, le=254)
+    mask_above: int | None = Field(None, ge=0, le=65534)
     builtin: bool = False
     manual: str | None = None
     licence: str
@@ -62,6 +64,11 @@ class DatasetEntry(_Strict):
     @classmethod
     def _names_alone(cls, value: object) -> object:
         return dict.fromkeys(value) if isinstance(value, list) else value
+
+    @property
+    def probes(self) -> list[str]:
+        """Paths of which the top folder has at least one: one category is enough."""
+        return list(dict.fromkeys(self.probe.replace("{category}", category) for category in self.categories))
 
     @property
     def archive_name(self) -> str:
@@ -121,6 +128,7 @@ def _folder_entry(name: str, root: str | Path | None) -> DatasetEntry:
             f"Expected the data set {name!r} in the folder {folder}, but there is no such folder. Correct `root`."
         )
     found = sorted(path.name for path in folder.iterdir() if (path / "train" / "good").is_dir())
+    _require_different(name, folder, found)
     if not found:
         hint = (
             " It looks like one category itself: give its parent folder."
@@ -136,25 +144,65 @@ def _folder_entry(name: str, root: str | Path | None) -> DatasetEntry:
         title=name,
         layout="mvtec",
         probe=f"{found[0]}/train/good",
-        categories=dict.fromkeys(found),
+        categories=dict.fromkeys(map(normal_form, found)),
         licence="the user's own data",
         homepage=folder.resolve().as_uri(),
         citation="the user's own data",
     )
 
 
+def _require_different(name: str, folder: Path, found: list[str]) -> None:
+    """Refuse folders whose names differ only in how their letters are composed: they look the same."""
+    forms: dict[str, list[str]] = {}
+    for category in found:
+        forms.setdefault(normal_form(category), []).append(ascii(category))
+    same = [" and ".join(names) for names in forms.values() if len(names) > 1]
+    if same:
+        raise DataError(
+            f"Expected categories of different names below {folder}, but these look the same: {'; '.join(same)} (other "
+            f"code points for the same letters). Rename one, or give {name} another `root`."
+        )
+
+
+def _require_present(entry: DatasetEntry, root: Path, wanted: Sequence[str]) -> None:
+    """Refuse categories that a user's own copy of a registered data set does not have."""
+    top = locate(root, entry.probes, entry.title)
+    if "{category}" not in entry.probe:
+        return
+    present = [name for name in entry.categories if (top / entry.probe.replace("{category}", name)).exists()]
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        raise DataError(
+            f"Expected the categories {', '.join(wanted)} of {entry.name} in {top}, but it does not have "
+            f"{', '.join(missing)}. Choose of those that are there, `categories: [{', '.join(present)}]`, or complete "
+            "the copy."
+        )
+
+
 def _require_only_categories(name: str, folder: Path, known: list[str]) -> None:
     """No empty or half category is passed over in silence: its `train/good` may be misspelt or missing."""
     others = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and path.name not in known:
+        if path.is_dir() and not path.name.startswith(".") and normal_form(path.name) not in known:
             names = {part.name.lower() for part in path.iterdir()}
             if not names or names & {"train", "test", "ground_truth"}:
                 others.append(path.name)
     if others:
         raise DataError(
             f"Expected train/good in each category below {folder}, but there is none in: {', '.join(others)}. Complete "
-            f"or remove them, or list the `categories` of {name} by name."
+            f"them, or list the `categories` of {name} by name."
+        )
+    problems = []
+    for category in known:
+        try:
+            category_name(category)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(
+            f"Expected names of categories below {folder} that can be used, but:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+            + f"\nRename these folders, or list the `categories` of {name} by name."
         )
 
 
@@ -166,24 +214,28 @@ def categories(
 ) -> list[str]:
     """The categories of a data set, `all` resolved, each checked to exist.
 
-    Needs no download: a registered data set's categories are known, those of a folder are its subfolders.
+    Needs no download: a registered data set's categories are known, those of a folder are its subfolders. Names are in
+    their normal form.
 
     Raises:
         ConfigError: If a category is unknown; lists the known ones.
-        DataError: If the user's folder is missing or empty.
+        DataError: If the user's folder is missing or empty, does not have a category, or has one whose name cannot be
+            used.
 
     Example:
         >>> categories("photo_textures")
         ['brick', 'grass', 'gravel']
     """
-    known = list(dataset_entry(name, kind, root).categories)
-    if chosen == "all":
-        if kind == "folder" and root is not None:
-            _require_only_categories(name, Path(root), known)
-        return known
-    for category in chosen:
+    entry = dataset_entry(name, kind, root)
+    known = list(entry.categories)
+    if chosen == "all" and kind == "folder" and root is not None:
+        _require_only_categories(name, Path(root), known)
+    wanted = known if chosen == "all" else [normal_form(category) for category in chosen]
+    for category in wanted:
         require_category(name, category, known)
-    return list(chosen)
+    if kind == "registered" and root is not None:
+        _require_present(entry, Path(root), wanted)
+    return wanted
 
 
 def require_category(dataset: str, category: str, known: Collection[str]) -> None:

@@ -22,6 +22,7 @@ from sanflow.anomaly_maps.scores_file import Scores
 from sanflow.config.experiment import Experiment
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
+from sanflow.data.vanished import load_masks_and_losses
 from sanflow.errors import IntegrityError
 from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.evaluation.metrics import (
@@ -96,7 +97,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
     """
     _require_same_images(scores, index)
     scores.require_finite(f"the scores of {index.dataset}/{index.category}")
-    masks_NHW = np.asarray(load_masks(index, scores.input_size))
+    masks_NHW, vanished = load_masks_and_losses(index, scores.input_size)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MetricWarning)
         maps_NHW = anomaly_maps(scores, scores.input_size)
@@ -138,7 +139,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         "anomalous": int(scores.labels.sum()),
         "training_images": len(index.train),
     }
-    metrics["warnings"] = sorted({str(warning.message) for warning in caught})
+    metrics["warnings"] = sorted({str(warning.message) for warning in caught} | {*vanished.warnings(), *index.warnings})
     metrics["provenance"] = {
         **scores.provenance,
         "index_digest": index.digest,

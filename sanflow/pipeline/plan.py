@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sanflow.config.experiment import Experiment
+from sanflow.data.content import category_digest, content_digest
 from sanflow.data.registry import dataset_entry
 from sanflow.files import resource, sha256_of_file
 from sanflow.methods.method import DetectorMethod, MapSource, Method
 from sanflow.methods.registry import METHODS
 from sanflow.pipeline.benchmark import Benchmark, Job
-from sanflow.provenance import code_digest, digest_of, fit_digest, listing_digest, modules_digest
+from sanflow.provenance import code_digest, digest_of, fit_digest, modules_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Plan:
     jobs: list[Job]
     results: str
     data_root: str
+
+    @property
+    def content_memo(self) -> Path:
+        """File of what is known of the content of the user's files, so that unchanged ones are not read again."""
+        return Path(self.results, "state", "content.json")
 
     def experiments_of(self, kind: type[Method], *, keeping: bool | None = None) -> str:
         """Return a pattern of the experiments whose method is of a kind.
@@ -80,7 +86,7 @@ class Plan:
         method = METHODS[experiment.method]
         assert isinstance(method, MapSource)
         folder = experiment.files_for(wildcards.dataset, wildcards.category)[method.maps_key]
-        return listing_digest(folder, times=True)
+        return content_digest([Path(folder)], self.content_memo)
 
     def marker(self, wildcards: Any) -> list[str]:
         """Return the marker of a complete data set; nothing for one that lies where its owner keeps it."""
@@ -105,8 +111,7 @@ class Plan:
         root = self.benchmark.datasets[wildcards.dataset].root
         if not root:
             return None
-        own = Path(root, wildcards.category)
-        return listing_digest(own if own.is_dir() else root)
+        return category_digest(root, wildcards.category, self.content_memo)
 
     def training_history(self, wildcards: Any) -> list[str]:
         """Return train.json of a job; nothing where nothing is fitted."""

@@ -1,5 +1,7 @@
 """Maps of another tool: found by their paths, and all that is wrong with them said at once."""
 
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -147,3 +149,61 @@ def test_long_lists_are_cut(tmp_path, index, maps):
         write(tmp_path / f"x{number}.npy", np.zeros(SIZE))
     with pytest.raises(DataError, match="and 26 more"):
         score_external(index, tmp_path, EXPERIMENT, name="theirs")
+
+
+def test_archives_of_one_array_and_openexr(tmp_path, index, maps):
+    exr = pytest.importorskip("OpenEXR")
+    for number, (image, map_HW) in enumerate(maps.items()):
+        file = (tmp_path / image).with_suffix(".exr" if number % 2 else ".npz")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if number % 2:
+            exr.File({"type": exr.scanlineimage}, {"Y": map_HW}).write(str(file))
+        else:
+            np.savez_compressed(file, anomaly_map=map_HW)
+    np.testing.assert_array_equal(
+        score_external(index, tmp_path, EXPERIMENT, name="theirs").grids["map"], np.stack(list(maps.values()))
+    )
+
+
+def test_what_is_wrong_with_archives_and_openexr(tmp_path, index, maps, monkeypatch):
+    exr = pytest.importorskip("OpenEXR")
+    several, broken, colour, damaged, *rest = maps
+    for image in maps:
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+    np.savez(str((tmp_path / several).with_suffix(".npz")), map=maps[several], score=np.ones(1))
+    (tmp_path / broken).with_suffix(".npz").write_bytes(b"PK\x03\x04 no archive")
+    rgb = np.stack([maps[colour]] * 3, -1)
+    exr.File({"type": exr.scanlineimage}, {"RGB": rgb}).write(str((tmp_path / colour).with_suffix(".exr")))
+    (tmp_path / damaged).with_suffix(".exr").write_bytes(b"no image")
+    for image in rest:
+        write((tmp_path / image).with_suffix(".npy"), maps[image])
+    with pytest.raises(DataError) as caught:
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")
+    message = str(caught.value)
+    assert "npz: expected one array, but it holds map, score; save the map alone" in message
+    assert "npz: it cannot be read (" in message
+    assert "exr: expected one channel, but it has B, G, R" in message
+    assert "exr: it cannot be read (Unable to open" in message
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(DataError, match=r"exr: reading \.exr needs OpenEXR: `pip install OpenEXR`, or save the map as"):
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [(".jpg", "its compression changes the numbers"), (".mat", "it is not read"), (".pt", "it is not read")],
+)
+def test_maps_of_types_that_are_not_read_are_named(tmp_path, index, maps, ending, why):
+    for number, (image, map_HW) in enumerate(maps.items()):
+        write((tmp_path / image).with_suffix(".npy"), map_HW)
+        if number == 3:
+            (tmp_path / image).with_suffix(".npy").rename((tmp_path / image).with_suffix(ending))
+            file = str((tmp_path / image).with_suffix(ending).relative_to(tmp_path))
+    (tmp_path / "log.txt").write_text("no map")
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        score_external(index, tmp_path, EXPERIMENT, name="theirs")
+    assert str(caught.value).splitlines()[1:-1] == [
+        f"  - {file.replace(ending, '.png')}: no map, but {file}, and {why}. Save the maps as .npy, .npz, .tif, .tiff, "
+        ".exr or .png"
+    ]

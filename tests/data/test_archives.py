@@ -158,3 +158,21 @@ def _refused(archive, folder, message: str) -> None:
         unpack(archive, folder / "out")
     assert message in str(caught.value)
     assert sorted(path.name for path in folder.iterdir()) == ["a"]
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    """A zip is known by its end: here the end of the tar's last member, padded."""
+    inner = make_zip(tmp_path / "inner.zip", ("deep.txt", b"deep"))
+    archive = make_tar(tmp_path / "a.tar", ("top.txt", b"top"), ("inner.zip", inner.read_bytes()), mode="w")
+    assert zipfile.is_zipfile(archive)
+    assert unpack(archive, tmp_path / "out") == 2
+    assert (tmp_path / "out/inner.zip").read_bytes() == inner.read_bytes()
+
+
+def test_a_zip_that_holds_a_tar_and_one_that_begins_with_a_program_are_zips(tmp_path):
+    inner = make_tar(tmp_path / "inner.tar", ("deep.txt", b"deep"), mode="w")
+    archive = make_zip(tmp_path / "a.zip", ("inner.tar", inner.read_bytes()))
+    assert unpack(archive, tmp_path / "out") == 1
+    assert (tmp_path / "out/inner.tar").read_bytes() == inner.read_bytes()
+    (tmp_path / "program").write_bytes(b"MZ program" + archive.read_bytes())
+    assert unpack(tmp_path / "program", tmp_path / "more") == 1

@@ -1,11 +1,15 @@
 """The index: all faults in one report, a digest that data may move under, tampering that is seen."""
 
+import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sanflow.data.decode import Reading
+from sanflow.data.images import load_images, load_masks
 from sanflow.data.index import COLUMNS, build_index, read_index, summary, write_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.files import sha256_of_file
@@ -116,7 +120,8 @@ def test_counts_of_a_registered_data_set(tmp_path):
     with pytest.raises(DataError) as caught:
         build_index("mvtec_ad", "bottle", tmp_path)
     assert "expected 209 training images, but found 3: the copy is not complete" in str(caught.value)
-    assert "run `sanflow download mvtec_ad` again" in str(caught.value)
+    assert "`sanflow download mvtec_ad --data-root <another folder>` fetches a whole copy" in str(caught.value)
+    assert "emove" not in str(caught.value)  # nobody is told to delete what sanflow did not make
 
 
 def test_an_unknown_category(root):
@@ -184,3 +189,125 @@ def test_grey_16_bit_palette_and_rgba_images_are_indexed(root):
     Image.new("1", (20, 20)).save(top / "013.png")
     Image.new("L", (20, 20), 7).save(top / "014.png")
     assert len(build(root).train) == 3 + 5
+
+
+def test_masks_of_more_than_two_levels_need_a_word_of_their_owner(root):
+    soft = np.zeros((20, 20), np.uint8)
+    soft[5:9, 5:9] = 255
+    soft[4, 5:9] = 30
+    Image.fromarray(soft).save(root / "screw/ground_truth/broken/000_mask.png")
+    with pytest.raises(
+        DataError, match=r"broken/000_mask\.png: expected a mask of two grey levels.*found 3: 0, 30, 255"
+    ):
+        build(root)
+    for above, n_pixels in ((0, 20), (29, 20), (30, 16), (127, 16)):
+        index = build_index("mine", "screw", root, kind="folder", mask_above=above)
+        assert list(index.test.defect_pixels) == [0, 0, n_pixels, 30]
+        assert [int(mask_HW.sum()) for mask_HW in load_masks(index)] == [0, 0, n_pixels, 30]
+
+
+def test_levels_of_a_registered_data_set_are_a_warning(tmp_path):
+    mvtec(tmp_path, "bottle")
+    grey = np.zeros((20, 20), np.uint8)
+    grey[0, :2] = 1, 255
+    Image.fromarray(grey).save(tmp_path / "bottle/ground_truth/broken/001_mask.png")
+    index = build_index("mvtec_ad", "bottle", tmp_path, check_counts=False)
+    assert list(index.test.defect_pixels) == [0, 0, 30, 2]
+    assert len(index.warnings) == 1
+    assert index.warnings[0].startswith(
+        "1 masks do not have two levels, such as bottle/ground_truth/broken/001_mask.png: expected a mask of two grey"
+    )
+
+
+def test_masks_that_cover_most_of_their_image_are_warned_of(root):
+    mask(root / "screw/ground_truth/broken/000_mask.png", box=(0, 0, 20, 10))  # exactly half
+    assert build(root).warnings == ()
+    mask(root / "screw/ground_truth/broken/001_mask.png", box=(0, 0, 20, 15))
+    assert build(root).warnings == (
+        "1 of 2 masks cover more than half of their image, such as screw/ground_truth/broken/001_mask.png (75 %): a "
+        "pixel is defective where its mask is bright, not dark",
+    )
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(255, 8), (256, 10), (1023, 10), (4095, 12), (4096, 14), (16384, None), (65535, None)]
+)
+def test_unused_bits_of_16_bit_files_are_noticed(root, largest, bits):
+    files = sorted((root / "screw").glob("t*/*/*.png"), reverse=True)  # a training image first
+    for number, path in enumerate(files):
+        Image.fromarray(np.full((20, 20), largest - (number > 0) * 7 * number, np.uint16)).save(path)
+    warnings = build(root).warnings
+    assert len(warnings) == (bits is not None)
+    if bits:
+        assert warnings[0].startswith(
+            f"{bits}-bit data in 16-bit files: the largest value in 7 images is {largest} of 65"
+        )
+        assert f"Set `bits: {bits}` for the data set" in warnings[0]
+        index = build_index("mine", "screw", root, kind="folder", bits=bits)
+        assert index.warnings == ()
+        assert int(load_images(index, "train", (20, 20)).max()) == round(largest / (2**bits - 1) * 255)
+        assert index.digest != build(root).digest
+
+
+def test_how_files_are_read_and_warnings_are_kept(root, tmp_path):
+    mask(root / "screw/ground_truth/broken/001_mask.png", box=(0, 0, 20, 15))
+    index = build_index("mine", "screw", root, kind="folder", mask_above=9, bits=12, max_megapixels=3)
+    write_index(index, tmp_path / "index.csv")
+    again = read_index(tmp_path)
+    assert again.reading == Reading(mask_above=9, bits=12, max_megapixels=3)
+    assert (again.warnings, len(again.warnings), again.digest) == (index.warnings, 1, index.digest)
+
+
+def test_an_image_beyond_the_limit_is_a_fault_that_says_how_to_raise_it(root):
+    with pytest.raises(DataError, match=r"has 9 faults:(?s:.*)set `max_megapixels: 1` for the data set"):
+        build_index("mine", "screw", root, kind="folder", max_megapixels=0.0001)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xb0\xb4.png", r"\xb0\xb4.png: the name is not UTF-8. Rename it"),
+        (b"a\nb.png", "the name holds control characters. Rename it"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_a_fault(root, name, shown):
+    folder = os.fsencode(root / "screw/train/good")
+    os.rename(folder + b"/000.png", folder + b"/" + name)
+    with pytest.raises(DataError) as caught:
+        build(root)
+    assert shown in str(caught.value)
+    str(caught.value).encode()  # can be printed
+
+
+@pytest.mark.parametrize(
+    "stem", ["a#1", "-x", "a{b}", "a b", "a,b", "it's", 'say "x"', "a;b$(c)", "a\\b", "100%", "é", "日本"]
+)
+def test_every_other_name_works(tmp_path, stem):
+    mvtec(tmp_path, "screw", bad=stem)
+    top = tmp_path / "screw"
+    (top / "train/good/000.png").rename(top / f"train/good/{stem}.png")
+    (top / f"test/{stem}/000.png").rename(top / f"test/{stem}/{stem}.png")
+    (top / f"ground_truth/{stem}/000_mask.png").rename(top / f"ground_truth/{stem}/{stem}_mask.png")
+    index = build(tmp_path)
+    write_index(index, tmp_path / "index.csv")
+    again = read_index(tmp_path / "index.csv")
+    assert again.digest == index.digest
+    assert again.table.equals(index.table)
+    assert f"screw/test/{stem}/{stem}.png" in set(again.test.image)
+    assert [int(mask_HW.sum()) for mask_HW in load_masks(again)] == [0, 0, 30, 30]
+    assert load_images(again, "train", (8, 8)).shape == (3, 8, 8, 3)
+
+
+def test_names_match_however_their_letters_are_composed(tmp_path):
+    """macOS stores é as e and an accent; the folder of masks came from another system."""
+    composed, decomposed = (unicodedata.normalize(form, "fêlé") for form in ("NFC", "NFD"))
+    mvtec(tmp_path, "screw", bad=composed)
+    top = tmp_path / "screw"
+    (top / "ground_truth" / composed).rename(top / "ground_truth" / decomposed)
+    (top / "test" / composed / "000.png").rename(top / "test" / composed / f"{composed}.png")
+    (top / "ground_truth" / decomposed / "000_mask.png").rename(
+        top / "ground_truth" / decomposed / f"{decomposed}_mask.png"
+    )
+    index = build(tmp_path)
+    assert list(index.test.defect_pixels) == [0, 0, 30, 30]
+    assert list(index.test.defect_type) == ["good", "good", composed, composed]

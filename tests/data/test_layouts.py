@@ -9,7 +9,8 @@ from sanflow.data.campus import extract_training_frames
 from sanflow.data.download import dataset_folder, download
 from sanflow.data.images import load_images, load_masks
 from sanflow.data.index import build_index, summary
-from sanflow.data.layouts import LAYOUTS, list_rows, locate
+from sanflow.data.layouts import LAYOUTS, list_rows
+from sanflow.data.places import locate
 from sanflow.data.registry import load_registry
 from sanflow.errors import DataError
 from sanflow.files import sha256_of_file
@@ -83,6 +84,7 @@ def test_real_magnetic_tiles(shared, tmp_path):
 
 def test_ringing_around_masks_is_no_defect(tmp_path):
     mask(tmp_path / "mask.png")
+    from sanflow.data.decode import Reading
     from sanflow.data.masks import read_mask
 
     grey = np.full((4, 4), 20, np.uint8)
@@ -90,7 +92,7 @@ def test_ringing_around_masks_is_no_defect(tmp_path):
     from PIL import Image
 
     Image.fromarray(grey).save(tmp_path / "ringing.png")
-    assert read_mask(tmp_path, "ringing.png", above=127).defect_HW.sum() == 1
+    assert read_mask(tmp_path, "ringing.png", Reading(mask_above=127)).defect_HW.sum() == 1
     assert read_mask(tmp_path, "ringing.png").defect_HW.sum() == 16
 
 
@@ -118,7 +120,7 @@ def test_faults_of_the_other_layouts(tmp_path):
         MINIATURES[name][0](_new(tmp_path / name))
     (tmp_path / "mvtec_loco/breakfast_box/test/logical_anomalies/000.png").unlink()
     (tmp_path / "mvtec_loco/breakfast_box/ground_truth/structural_anomalies/000/000.png").unlink()
-    tiles = locate(tmp_path / "magnetic_tile", "MT_Free", "tiles")
+    tiles = locate(tmp_path / "magnetic_tile", ["MT_Free"], "tiles")
     (tiles / "MT_Crack/Imgs/exp2_num_1.png").unlink()
     (tiles / "MT_Blowhole/Imgs/exp2_num_0.jpg").unlink()
     (tmp_path / "kolektor_sdd/kos01/Part0_label.bmp").unlink()
@@ -127,9 +129,9 @@ def test_faults_of_the_other_layouts(tmp_path):
     table.write_text(table.read_text().replace("candle/Data/Masks/Anomaly/000.png", ""))
 
     assert list_rows("mvtec_loco", tmp_path / "mvtec_loco", "breakfast_box").problems == [
-        "breakfast_box/ground_truth/logical_anomalies/000: masks without an image in test/logical_anomalies",
+        "breakfast_box/ground_truth/logical_anomalies/000: a mask without an image in test/logical_anomalies",
         "breakfast_box/test/structural_anomalies/000.png: no mask; expected "
-        "breakfast_box/ground_truth/structural_anomalies/000/000.png",
+        "breakfast_box/ground_truth/structural_anomalies/000_mask.png",
     ]
     assert list_rows("magnetic_tile", tiles, "magnetic_tile").problems == [
         "MT_Blowhole/Imgs/exp2_num_0.png: a mask without its .jpg",
@@ -187,11 +189,11 @@ def test_campus_says_how_to_get_the_decoder(tmp_path, monkeypatch):
 
 def test_locate_looks_one_folder_deeper_and_says_what_it_found(tmp_path):
     mvtec(tmp_path / "inner")
-    assert locate(tmp_path, "bottle/train/good", "MVTec AD") == tmp_path / "inner"
+    assert locate(tmp_path, ["bottle/train/good"], "MVTec AD") == tmp_path / "inner"
     with pytest.raises(DataError, match=r"Expected VisA in .* a path split_csv/1cls.csv in it .* but it has inner"):
-        locate(tmp_path, "split_csv/1cls.csv", "VisA")
+        locate(tmp_path, ["split_csv/1cls.csv"], "VisA")
     with pytest.raises(DataError, match="there is no such folder"):
-        locate(tmp_path / "nowhere", "x", "VisA")
+        locate(tmp_path / "nowhere", ["x"], "VisA")
 
 
 def _new(folder: Path) -> Path:

@@ -1,7 +1,10 @@
 """The registry: complete entries, known categories, names that are refused with the nearest one."""
 
+import os
+
 import pytest
 
+from sanflow.data.index import build_index
 from sanflow.data.registry import categories, dataset_entry, load_registry
 from sanflow.errors import ConfigError, DataError
 from tests.helpers.miniatures import mvtec
@@ -76,7 +79,7 @@ def test_empty_and_misspelt_categories_are_told_where_all_are_asked_for(tmp_path
     mvtec(tmp_path, "nut")
     (tmp_path / "cap").mkdir()
     (tmp_path / "pin/Train/good").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"there is none in: cap, pin\. Complete or remove them, or list"):
+    with pytest.raises(DataError, match=r"there is none in: cap, pin\. Complete them, or list"):
         categories("mine", "all", "folder", tmp_path)
     assert categories("mine", ["nut"], "folder", tmp_path) == ["nut"]
 
@@ -98,3 +101,53 @@ def test_a_wrong_registry_is_refused(tmp_path, text):
     (tmp_path / "datasets.yaml").write_text(text)
     with pytest.raises(ConfigError, match="Expected data set entries in"):
         load_registry(tmp_path / "datasets.yaml")
+
+
+def test_names_of_categories_are_composed(tmp_path):
+    decomposed, composed = "e\N{COMBINING ACUTE ACCENT}crou", "\N{LATIN SMALL LETTER E WITH ACUTE}crou"
+    mvtec(tmp_path, decomposed)
+    assert categories("mine", "all", "folder", tmp_path) == [composed]
+    assert categories("mine", [decomposed], "folder", tmp_path) == [composed]
+    for asked in (composed, decomposed):
+        index = build_index("mine", asked, tmp_path, kind="folder")
+        assert index.category == composed
+        assert set(index.table.image.str.split("/").str[0]) == {decomposed}  # as the file system has it
+    mvtec(tmp_path, composed)
+    with pytest.raises(DataError, match=r"these look the same: 'e\\u0301crou' and '\\xe9crou' \(other code points"):
+        categories("mine", "all", "folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a{b}", r"'a\{b\}' becomes a folder name: it may not be empty, begin with '\.' or hold"),
+        (".hidden", r"'\.hidden' becomes a folder name"),
+        ("a\nb", r"the name holds control characters\. Rename it"),
+        (os.fsdecode(b"a\xb0"), r"'a\\\\xb0' becomes a folder name: the name is not UTF-8\. Rename it"),
+    ],
+)
+def test_all_checks_names_as_a_list_does(tmp_path, name, message):
+    mvtec(tmp_path, "nut")
+    mvtec(tmp_path, name)
+    with pytest.raises(DataError, match=message):
+        categories("mine", "all", "folder", tmp_path)
+    assert categories("mine", ["nut"], "folder", tmp_path) == ["nut"]
+
+
+@pytest.mark.parametrize("name", ["-x", "a b", "--help", "a#b", "001", "yes", "ä"])
+def test_other_names_of_categories_work(tmp_path, name):
+    mvtec(tmp_path, name)
+    assert categories("mine", "all", "folder", tmp_path) == [name]
+    assert list(build_index("mine", name, tmp_path, kind="folder").test.defect_pixels) == [0, 0, 30, 30]
+
+
+def test_a_part_of_a_registered_data_set_is_enough(tmp_path):
+    mvtec(tmp_path / "MVTec", "screw")  # not the first category
+    assert categories("mvtec_ad", ["screw"], root=tmp_path) == ["screw"]
+    assert len(build_index("mvtec_ad", "screw", tmp_path, check_counts=False).train) == 3
+    with pytest.raises(
+        DataError, match=r"but it does not have bottle, cable.*Choose of those.*`categories: \[screw\]`"
+    ):
+        categories("mvtec_ad", "all", root=tmp_path)
+    with pytest.raises(DataError, match=r"It looks like one category itself: give its parent folder, .*MVTec\."):
+        categories("mvtec_ad", ["screw"], root=tmp_path / "MVTec/screw")

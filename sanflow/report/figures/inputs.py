@@ -48,7 +48,7 @@ def load_samples(shown: Mapping[str, Run], index: Index, most: int = MOST) -> Sa
     images = read_images_table(run, index)
     chosen = choose_samples(list(images.defect_type), images.score.to_numpy(float), most)
     table = index.test.iloc[chosen]
-    part = Index(index.dataset, index.category, index.root, table.reset_index(drop=True), index.mask_above)
+    part = dataclasses.replace(index, table=table.reset_index(drop=True))
     size = (int(run.metrics["input_size"][0]), int(run.metrics["input_size"][1]))
     return Samples(
         chosen,
