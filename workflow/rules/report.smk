@@ -130,9 +130,9 @@ rule explorer:
             for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)
             for ending in ("csv", "json")
         ],
-        metrics=files_of_jobs("metrics.json"),
-        images=files_of_jobs("images.csv"),
-        scores=files_of_jobs("scores.npz"),
+        metrics=PLAN.files_of_jobs("metrics.json"),
+        images=PLAN.files_of_jobs("images.csv"),
+        scores=PLAN.files_of_jobs("scores.npz"),
     output:
         "<results>/explorer/index.html",
     log:

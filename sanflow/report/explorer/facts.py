@@ -12,7 +12,7 @@ from sanflow.report.runs import Run, in_order
 from sanflow.report.tables.cells import Table
 from sanflow.report.tables.overview import overview_table
 from sanflow.report.tables.render import html_section
-from sanflow.report.tables.summary import Summary
+from sanflow.report.summary import Summary
 
 CITATIONS = (
     "The sanflow contributors: sanflow, a reproducible benchmark for visual anomaly detection. Software, version "
