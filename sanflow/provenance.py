@@ -32,6 +32,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "evaluate": ("sanflow.evaluation.evaluate",),
     "tables": ("sanflow.report.tables",),
     "figures": ("sanflow.report.figures",),
+    "explorer": ("sanflow.report.explorer",),
 }
 # Modules and packages that decide no result although stages import them. Settings enter by a digest of their values.
 # Files that sanflow wrote carry a format and a digest of their own, which are checked when they are read.
@@ -132,7 +133,12 @@ def modules_digest(entries: tuple[str, ...], package: Path = PACKAGE) -> str:
     """
     digest = hashlib.sha256()
     for module in sorted(modules_of(entries, package)):
-        digest.update(module.encode() + b"\0" + _meaning(_file_of(module, package)).encode() + b"\0")
+        file = _file_of(module, package)
+        digest.update(module.encode() + b"\0" + _meaning(file).encode() + b"\0")
+        # What lies in a package's folder beside Python code, such as a page's templates, decides its output too.
+        for other in sorted(file.parent.rglob("*")) if file.name == "__init__.py" else []:
+            if other.is_file() and other.suffix not in {".py", ".pyc"}:
+                digest.update(other.name.encode() + b"\0" + other.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from sanflow.cli import bench as _bench
 from sanflow.cli import config as _config
 from sanflow.cli import data as _data
+from sanflow.cli import explore as _explore
 from sanflow.cli import model as _model
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
@@ -34,6 +35,7 @@ _config.register(app)
 _data.register(app)
 _model.register(app)
 _results.register(app)
+_explore.register(app)
 _bench.register(app)
 _track.register(app)
 

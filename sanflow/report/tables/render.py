@@ -106,7 +106,7 @@ def to_html(table: Table) -> str:
     for section in table.sections:
         if section.heading:
             body.append(f"<h2>{html.escape(section.heading)}</h2>")
-        body.append(f'<div class="scroll">{_html_section(section)}</div>')
+        body.append(f'<div class="scroll">{html_section(section)}</div>')
     if table.notes:
         body.append('<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in table.notes) + "</ul>")
     return (
@@ -163,7 +163,9 @@ def _latex_section(table: Table, section: Section) -> list[str]:
     ]
 
 
-def _html_section(section: Section) -> str:
+def html_section(section: Section) -> str:
+    """One section as an HTML table; all texts are escaped."""
+
     def cell(row: list[Cell], column: int) -> str:
         names = {
             "left": column < section.text_columns,

@@ -13,7 +13,7 @@ from sanflow.report.tables.summary import Summary
 
 
 def print_overview(runs: Sequence[Run], results: Path, console: Console | None = None) -> None:
-    """Print the headline table of a benchmark and the places of its report, tables, figures and runs.
+    """Print the headline table of a benchmark and the places of its explorer, report, tables, figures and runs.
 
     Arguments:
         runs: Of the benchmark.
@@ -32,6 +32,7 @@ def print_overview(runs: Sequence[Run], results: Path, console: Console | None =
     for note in table.notes:
         console.print(Text(note, style="dim"))
     places = {
+        "explorer": results / "explorer" / "index.html",
         "report": results / "report.html",
         "tables": results / "tables",
         "figures": results / "figures",

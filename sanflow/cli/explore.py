@@ -1,0 +1,26 @@
+"""The command `explore`: write the page that shows a benchmark's results and every test image."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's command to the command line."""
+    app.command()(explore)
+
+
+def explore(
+    results: ResultsArgument,
+    output: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="<results>/explorer")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads.", show_default="one per processor, at most 8")
+    ] = None,
+) -> None:
+    """Write the explorer: one page with the headline table, every test image and its maps; needs the images."""
+    from sanflow.report.explorer import write_explorer
+
+    typer.echo(write_explorer(results, output, workers=workers))
