@@ -22,10 +22,11 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,slurm,postgres,video]'
 	@touch $@
 
-demo: install ## Run the demo benchmark, write its report, print its table.
+demo: install ## Run the demo benchmark, write its report, print its table and the page to open.
 	snakemake --config benchmark=demo
 	@$(MAKE) --no-print-directory report BENCHMARK=demo
 	sanflow show results/demo
+	@echo "Open this page in a browser: results/demo/explorer/index.html"
 
 report: install ## Write results/<BENCHMARK>/report.html from a finished run.
 	snakemake --config benchmark=$(BENCHMARK) --report results/$(basename $(notdir $(BENCHMARK)))/report.html

@@ -17,6 +17,13 @@ container: "docker://ghcr.io/sanflow/sanflow:0.1.0"
 include: "workflow/rules/common.smk"
 
 
+# The report's text sees the configuration alone.
+config["results"] = RESULTS
+
+
+report: "workflow/report/workflow.rst"
+
+
 pathvars:
     results=RESULTS,
     logs=f"{RESULTS}/logs",
@@ -39,13 +46,14 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
-    """Everything the benchmark promises: the metrics of each job, the tables and the figures."""
+    """Everything the benchmark promises: the metrics of each job, the tables, the figures and the explorer."""
     default_target: True
     input:
         metrics=files_of_jobs("metrics.json"),
         epochs=metrics_of_epochs,
         tables=rules.tables.output,
         bars=rules.bars.output,
+        explorer=rules.explorer.output,
         figures=[
             f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
             for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)

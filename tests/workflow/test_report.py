@@ -1,25 +1,13 @@
 """The report of the demo opens as one file in a real browser, without a connection, and shows its tables."""
 
 import re
-import shutil
 
 import pytest
 
 from sanflow.files import read_json
+from tests.helpers.browser import errors_of, open_chromium
 
 pytestmark = pytest.mark.browser
-
-QUIET = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # no name resolves, so what is missing from the file is an error
-]
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +20,10 @@ def report(root):
 
 @pytest.fixture
 def browser(tmp_path):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in [*QUIET, "--window-size=1500,1000", f"--user-data-dir={tmp_path}"]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    opened = open_chromium(tmp_path)
     opened.implicitly_wait(20)
     yield opened
     opened.quit()
-
-
-def errors_of(browser):
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def test_the_report_lists_every_kind_of_result(browser, report):
@@ -78,4 +52,14 @@ def test_a_table_of_the_report_shows_the_measured_numbers(browser, report, root)
     shown = {float(number) for number in re.findall(r"\d+\.\d+", text)}
     for experiment, mean in means.items():
         assert any(abs(number - 100 * mean) < 0.051 for number in shown), (experiment, mean, text)
+    assert errors_of(browser) == []
+
+
+def test_the_report_opens_on_what_was_run_and_the_headline_table(browser, report):
+    browser.get(report.as_uri())
+    text = browser.find_element("tag name", "body").text
+    assert "Three photographed textures with painted defects" in text
+    assert "Headline metrics" in text
+    link = browser.find_element("link text", "the explorer").get_attribute("href")
+    assert link == (report.parent / "explorer/index.html").as_uri()
     assert errors_of(browser) == []

@@ -5,6 +5,7 @@
 #   <results>/tables/{table}.{csv,md,tex,html}                   see docs/outputs.md for the columns
 #   <results>/figures/{kind}/{dataset}/{category}.{png,pdf}
 #   <results>/figures/bars/{metric}.{png,pdf}
+#   <results>/explorer/index.html                                and its data and pictures beside it
 #
 # The names are literals, because importing what draws would slow down every call of snakemake; a test compares them.
 
@@ -119,3 +120,32 @@ rule bars:
         folder=lambda wildcards: f"{RESULTS}/figures",
     script:
         "../scripts/bars.py"
+
+
+rule explorer:
+    """One page to open: the headline table and every test image with its maps."""
+    input:
+        indices=lambda wildcards: [
+            f"{RESULTS}/{dataset}/{category}/index.{ending}"
+            for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)
+            for ending in ("csv", "json")
+        ],
+        metrics=files_of_jobs("metrics.json"),
+        images=files_of_jobs("images.csv"),
+        scores=files_of_jobs("scores.npz"),
+    output:
+        "<results>/explorer/index.html",
+    log:
+        "<logs>/explorer.log",
+    benchmark:
+        "<benchmarks>/explorer.jsonl"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        code=code_digest("explorer"),
+        results=lambda wildcards: RESULTS,
+        folder=lambda wildcards: f"{RESULTS}/explorer",
+    script:
+        "../scripts/explorer.py"

@@ -6,6 +6,7 @@ number of images: what is kept of a run are its maps at 8 bits.
 Shapes: N test images, H x W a map.
 """
 
+import csv
 import dataclasses
 import math
 import os
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from sanflow.anomaly_maps.fusion import calibrated
 from sanflow.anomaly_maps.maps import resized
 from sanflow.anomaly_maps.scores_file import Scores
-from sanflow.data.images import iterate_masks, read_image
+from sanflow.data.decode import read_image
+from sanflow.data.images import iterate_masks
 from sanflow.data.index import Index
 from sanflow.errors import IntegrityError
 from sanflow.report.explorer.colour_scale import level_edges, levels_of
@@ -72,7 +73,8 @@ def write_category(
     """
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         pictures = [_pictures_of(run, index, pool.map) for run in runs]
-        truths = [outline_of(mask_HW, 0.5) for mask_HW in iterate_masks(index, _bounded(_usual_size(index), TRUTH_SIDE))]
+        truth_size = _bounded(_usual_size(index), TRUTH_SIDE)
+        truths = [outline_of(mask_HW, 0.5) for mask_HW in iterate_masks(index, truth_size)]
         images, maps = folder / "images" / str(number), folder / "maps" / str(number)
         for place in (images, *(maps / str(k) for k in range(len(runs)))):
             place.mkdir(parents=True)
@@ -156,10 +158,11 @@ def _scores_of(run: Run, index: Index) -> Scores:
 
 def _image_scores(run: Run, index: Index) -> list[float]:
     file = run.folder / "images.csv"
-    # Every digit counts: a threshold equals some image's score.
-    table = pd.read_csv(file, keep_default_na=False, dtype={"image": str}, float_precision="round_trip")
-    _require_images_of(index, list(table.image), file, "Evaluate")
-    return [float(score) for score in table.score]
+    # Not by pandas, whose older versions lose the last digit: a threshold equals some image's score.
+    with open(file, encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    _require_images_of(index, [row["image"] for row in rows], file, "Evaluate")
+    return [float(row["score"]) for row in rows]
 
 
 def _require_images_of(index: Index, found: Sequence[str], file: Path, remedy: str) -> None:

@@ -30,7 +30,8 @@ def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
         runs: Its runs of the last epoch.
 
     Returns:
-        JSON values: `title`, `name`, `facts` (pairs of a name and lines of text), `table`, `missing`, `warnings`, `cite`.
+        JSON values: `title`, `name`, `facts` (pairs of a name and lines of text), `table`, `missing`, `warnings` and
+        `cite`.
     """
     outline = read_outline(results) or {}
     summary = Summary(runs)
@@ -49,14 +50,14 @@ def summary_html(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     """Return the same as a piece of HTML, for Snakemake's report; the explorer is linked beside the report's file."""
     table = overview_table(Summary(runs))
     escape = html.escape
-    parts = [f"<p><strong>{escape(facts['title'])}</strong></p>"]
+    parts = [f"<style>.best {{ font-weight: 700; }}</style><p><strong>{escape(facts['title'])}</strong></p>"]
     parts.append("<p>Every test image with its maps: <a href='explorer/index.html' target='_blank'>the explorer</a>, ")
     parts.append("explorer/index.html beside this report's file.</p>")
-    parts += [f"<p>{escape(name)}: {'; '.join(map(escape, lines))}</p>" for name, lines in facts["facts"]]
     parts.append(f"<p><strong>{escape(table.title)}</strong></p><p>{escape(table.caption)}</p>")
     for section in table.sections:
         parts.append(f"<p>{escape(section.heading)}</p>{html_section(section)}")
     parts += [f"<p>{escape(text)}</p>" for text in (*table.notes, *facts["missing"], *facts["warnings"])]
+    parts += [f"<p>{escape(name)}: {'; '.join(map(escape, lines))}</p>" for name, lines in facts["facts"]]
     return "\n".join(parts) + "\n"
 
 

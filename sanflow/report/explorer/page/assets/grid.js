@@ -18,7 +18,7 @@ function itemsOf(categories) {
     data.files.forEach((file, i) => items.push({
       category: number, dataset: category.dataset, place: category.name, i, file,
       kind: data.kinds[i], defective: data.labels[i] === 1, score: run.scores[i], overlap: run.overlaps[i], threshold,
-      map: data.runs.indexOf(run), difference: others ? ranks[i] - others[i] : null,
+      map: data.runs.indexOf(run), difference: others ? (ranks[i] - others[i]) / Math.max(1, ranks.length - 1) : null,
     }));
   }
   return items;

@@ -34,14 +34,14 @@ function bestThreshold(scores, labels) {
   return threshold;
 }
 
-/** Rank of each score from 0 (lowest) to 1 (highest); equal scores share the mean of their ranks. */
+/** Rank of each score, from 0 for the lowest; equal scores share the mean of their ranks. */
 function ranksOf(scores) {
   const order = scores.map((_, i) => i).sort((a, b) => scores[a] - scores[b]);
   const ranks = new Array(scores.length);
   for (let start = 0; start < order.length; ) {
     let end = start;
     while (end + 1 < order.length && scores[order[end + 1]] === scores[order[start]]) end += 1;
-    for (let k = start; k <= end; k += 1) ranks[order[k]] = (start + end) / 2 / Math.max(1, order.length - 1);
+    for (let k = start; k <= end; k += 1) ranks[order[k]] = (start + end) / 2;
     start = end + 1;
   }
   return ranks;
