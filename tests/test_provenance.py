@@ -55,6 +55,12 @@ def test_editing_figures_changes_the_digest_of_figures_alone(package):
     assert changed == {"figures"}
 
 
+def test_editing_a_page_changes_the_digest_of_what_writes_it(package):
+    append(package / "report/explorer/page/assets/grid.js", "// Edited.\n")
+    changed = {stage for stage in STAGES if code_digest(stage, package=package) != code_digest(stage)}
+    assert changed == {"explorer"}
+
+
 def test_editing_the_flow_changes_training_and_scoring_of_flows_alone(package):
     append(package / "methods/flow/coupling_flow.py", "\nEDITED = True\n")
     method = detector_method("sanflow")

@@ -28,7 +28,7 @@ from tests.helpers.workflow import (
 # The module's first run takes a minute on two free cores, and several where others work too.
 pytestmark = pytest.mark.timeout(1200)
 BIN = Path(sys.executable).parent
-PICTURES = {"tables", "figures", "bars"}
+PICTURES = {"tables", "figures", "bars", "explorer"}
 RULE_FILES = ("common", "data", "model", "evaluate", "report")
 
 
@@ -121,7 +121,7 @@ def test_every_shipped_benchmark_has_its_plan_tested(root):
 @pytest.mark.parametrize("name", PLANS)
 def test_benchmarks_are_planned_without_data(root, tmp_path, name):
     plan = planned(root, tmp_path, benchmark=name)
-    assert plan == PLANS[name] | {"figures": PLANS[name]["index"], "bars": 1, "tables": 1}
+    assert plan == PLANS[name] | {"figures": PLANS[name]["index"], "bars": 1, "tables": 1, "explorer": 1}
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
@@ -222,6 +222,19 @@ def test_tables_show_every_experiment_and_category(finished):
         assert word in text
     assert all(file.stat().st_size for file in tables.iterdir())
     assert list((work / "results/small/figures").rglob("*.png"))
+
+
+def test_the_explorer_shows_every_category_and_the_report_opens_on_it(finished):
+    project, work, _, _ = finished
+    explorer = work / "results/small/explorer"
+    top = json.loads((explorer / "data/benchmark.js").read_text("utf-8").split(", ", 1)[1].removesuffix(");\n"))
+    assert {category["name"] for category in top["categories"]} == {"nut", ODD}
+    assert top["missing"] == []
+    assert len(list((explorer / "images").rglob("*-small.webp"))) == 12
+    snakemake(project, work, "--report", "results/small/report.html")
+    report = (work / "results/small/report.html").read_text("utf-8")
+    assert "explorer/index.html" in report
+    assert "Headline metrics" in report
 
 
 def test_no_name_is_run_as_a_command(finished):
@@ -389,7 +402,7 @@ def test_the_commands_are_found_beside_snakemake_without_an_activated_environmen
 
 def test_the_slurm_profile_replaces_the_default_one(root, tmp_path):
     plan = planned(root, tmp_path, "--workflow-profile", root / "profiles/slurm", benchmark="demo")
-    assert plan == PLANS["demo"] | {"figures": 3, "bars": 1, "tables": 1}
+    assert plan == PLANS["demo"] | {"figures": 3, "bars": 1, "tables": 1, "explorer": 1}
 
 
 @pytest.mark.slow
