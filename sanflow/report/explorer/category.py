@@ -128,7 +128,10 @@ def _pictures_of(run: Run, index: Index, each: Callable[..., Iterable[Any]]) -> 
 
     def picture(part: slice) -> tuple[np.ndarray, list[str], list[float | None]]:
         maps_NHW = _maps_of(scores, part, size)
-        overlaps = [overlap_of(a >= threshold, b) for a, b in zip(maps_NHW, masks_NHW[part], strict=True)]
+        overlaps = [
+            None if math.isnan(threshold) else overlap_of(map_HW >= threshold, mask_HW)
+            for map_HW, mask_HW in zip(maps_NHW, masks_NHW[part], strict=True)
+        ]
         outlines = [outline_of(map_HW, threshold) for map_HW in maps_NHW]
         return levels_of(maps_NHW, edges), outlines, overlaps
 

@@ -279,6 +279,21 @@ def test_a_click_opens_the_image_and_keys_step(visit, results):
     wait_for(lambda: browser.switch_to.active_element.get_attribute("data-image") == expected[4].removesuffix(".webp"))
 
 
+def test_keys_work_at_both_ends_of_the_list(visit, results):
+    from selenium.webdriver.common.keys import Keys
+
+    browser = visit(sort="listed", category="nut", image="1/18")
+    wait_for(lambda: viewed(browser) == "1/18.webp")
+    browser.find_element("id", "next").click()
+    wait_for(lambda: viewed(browser) == "1/19.webp")
+    assert not browser.find_element("id", "next").is_enabled()
+    press(browser, Keys.ARROW_RIGHT)
+    press(browser, Keys.ARROW_LEFT)
+    wait_for(lambda: viewed(browser) == "1/18.webp")
+    press(browser, Keys.ESCAPE)
+    wait_for(lambda: viewed(browser) is None)
+
+
 def test_zoom_and_outlines(visit, results):
     from selenium.webdriver.common.keys import Keys
 
@@ -388,7 +403,7 @@ def test_controls_have_names(visit):
     assert nameless == []
 
 
-def test_a_lost_file_is_told(visit, page, browser):
+def test_a_lost_file_is_named(visit, page, browser):
     lost = page.parent / "data/category-0.js"
     kept = lost.rename(lost.with_suffix(".away"))
     try:

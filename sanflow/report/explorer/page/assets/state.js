@@ -20,8 +20,8 @@ let state = { ...DEFAULTS };
 
 /** The state as the last part of an address; an empty one would scroll to the top of the page. */
 function addressOf(values) {
-  const told = Object.entries(values).filter(([name, value]) => value !== DEFAULTS[name]);
-  return `#${new URLSearchParams(told)}` + (told.length ? "" : "all");
+  const changed = Object.entries(values).filter(([name, value]) => value !== DEFAULTS[name]);
+  return `#${new URLSearchParams(changed)}` + (changed.length ? "" : "all");
 }
 
 /** Read the state from the address. Unknown names are ignored. */

@@ -34,7 +34,7 @@ async function showImage(number, i) {
 function panelsOf(benchmark, number, data, outlines, i) {
   const defective = data.labels[i] === 1;
   const shape = `${data.sizes[i][0]} / ${data.sizes[i][1]}`;
-  const photograph = () => element("img", "", { src: `images/${number}/${i}.webp`, alt: "", draggable: false });
+  const photograph = () => element("img", "", { src: `images/${number}/${i}.webp`, alt: "Photograph", draggable: false });
   const truth = outline(outlines.truth[i], "mask");
   const chosen = runOf(data, state.experiment, state.seed);
   const judge = benchmark.experiments[state.experiment];
@@ -51,7 +51,8 @@ function panelsOf(benchmark, number, data, outlines, i) {
       return;
     }
     const k = data.runs.indexOf(run);
-    const map = element("img", "", { src: `maps/${number}/${k}/${i}.webp`, alt: "", className: "map", draggable: false });
+    const map = element("img", "", { src: `maps/${number}/${k}/${i}.webp`, className: "map", draggable: false });
+    map.alt = `Anomaly map of ${label}`;
     const lines = [outline(outlines.truth[i], "truth"), outline(outlines.runs[k][i], "predicted")];
     panels.push(panel(label, shape, [map, ...lines], captionOf(run, data, i, String(experiment))));
   });
@@ -104,6 +105,7 @@ function showView() {
   field("zoom-out").disabled = view.zoom === 1;
   field("outlines").checked = state.outlines === "on";
   field("viewer").classList.toggle("plain", state.outlines !== "on");
+  field("viewer").classList.toggle("enlarged", view.zoom > 1);
 }
 
 function zoom(by) {
@@ -130,9 +132,10 @@ function prepareViewer() {
     setState({ image: "" });
     [...document.querySelectorAll(".cell")].find((cell) => cell.dataset.image === name)?.focus();
   });
-  viewer.addEventListener("keydown", (event) => {
+  // Of the document, because a button that holds the focus loses it when the last image disables it.
+  document.addEventListener("keydown", (event) => {
+    if (!viewer.open || event.ctrlKey || event.metaKey || event.altKey) return;
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (move && event.shiftKey) {
       view.x += (0.1 * move[0]) / view.zoom;
       view.y += (0.1 * move[1]) / view.zoom;
