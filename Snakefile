@@ -45,11 +45,11 @@ rule all:
         metrics=files_of_jobs("metrics.json"),
         epochs=metrics_of_epochs,
         tables=rules.tables.output,
-        bars=rules.bars.output,
+        dots=rules.dots.output,
         figures=[
             f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
             for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)
-            for kind in FIGURES
+            for kind in CATEGORY_FIGURES
             for ending in ("png", "pdf")
         ],
 

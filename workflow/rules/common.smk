@@ -101,7 +101,7 @@ def listing_of(wildcards):
 
 
 def published_digest():
-    """Digest of the published numbers, which tables and bars show."""
+    """Digest of the published numbers, which tables and dots show."""
     return sha256_of_file(resource("published.csv"))
 
 

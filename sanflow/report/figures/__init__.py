@@ -1,122 +1,104 @@
-"""Figures: the files of runs in, PDF and PNG out.
-
-Role: show what the runs of a benchmark found. Represents: one function per kind of figure, and how they look.
-Layer: uses (4). Depends on: runs, maps, scores, published, data, files. No torch, no window.
-"""
+"""Figures: the files of runs in, PDF and PNG out. One file a figure, which reads what it shows and draws it."""
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from sanflow.data.index import read_index
+from matplotlib.figure import Figure
+
+from sanflow.data.index import Index, read_index
 from sanflow.errors import not_among
-from sanflow.evaluation.metric_table import HEADLINE
-from sanflow.report.figures import gather
-from sanflow.report.figures.style import save, styled
+from sanflow.report.figures import contact_sheet, curves, dots, histograms, latents, training, variance
+from sanflow.report.figures.style import Width, save, styled
+from sanflow.report.names import CATEGORY_FIGURES, FIGURE_FORMATS, FIGURE_METRICS, FIGURES
 from sanflow.report.runs import Run, in_order, read_runs
 
-# Kind -> what draws it, for one category.
-PER_CATEGORY: dict[str, gather.DrawCategory] = {
-    "contact_sheet": gather.contact,
-    "variance": gather.variance,
-    "histograms": gather.histograms,
-    "curves": gather.curves,
-    "latents": gather.latents,
-    "training": gather.training,
+# Name -> what draws it; a test compares the names with those of `names`.
+PER_CATEGORY: dict[str, Callable[[Sequence[Run], Index], Figure]] = {
+    "contact_sheet": contact_sheet.draw,
+    "variance": variance.draw,
+    "histograms": histograms.draw,
+    "curves": curves.draw,
+    "latents": latents.draw,
+    "training": training.draw,
 }
-KINDS = (*PER_CATEGORY, "bars")
-ENDINGS = (".png", ".pdf")
-
-__all__ = ["ENDINGS", "KINDS", "PER_CATEGORY", "draw_bars", "draw_category", "plan_figures", "write_figure"]
-
-
-def draw_category(
-    kind: str,
-    runs: Sequence[Run],
-    index_path: str | os.PathLike[str],
-    outputs: Iterable[str | os.PathLike[str]],
-) -> list[Path]:
-    """Draw a figure of one category.
-
-    Arguments:
-        kind: A key of `PER_CATEGORY`.
-        runs: All runs of this category; those of the lowest seed are shown.
-        index_path: index.csv of the category.
-        outputs: Files to write; their endings say the formats.
-
-    Returns:
-        The files.
-    """
-    with styled():
-        return save(PER_CATEGORY[kind](runs, read_index(Path(index_path))), outputs)
-
-
-def draw_bars(metric: str, runs: Sequence[Run], outputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Draw the bars of one metric over all categories.
-
-    Arguments:
-        metric: A key of metrics.json.
-        runs: All runs of the benchmark.
-        outputs: Files to write.
-
-    Returns:
-        The files.
-    """
-    with styled():
-        return save(gather.bars(runs, metric), outputs)
+PER_METRIC: dict[str, Callable[[Sequence[Run], str], Figure]] = {"dots": dots.draw}
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedFigure:
-    """A figure to draw: `name` is a metric for bars, else the category's folder."""
+    """A figure to draw.
+
+    Arguments:
+        kind: One of `names.FIGURES`.
+        name: The metric, or <data set>/<category>.
+        runs: All runs it is made of; where one run is shown, that of the lowest seed.
+        outputs: Files to write; their endings say the formats.
+        index_path: index.csv of its category; None for a figure of a metric.
+    """
 
     kind: str
     name: str
     runs: Sequence[Run]
-    index_path: Path
-    outputs: list[Path]
+    outputs: Sequence[Path]
+    index_path: Path | None = None
+
+
+def write_figure(figure: PlannedFigure, width: Width = "page") -> list[Path]:
+    """Draw a figure and write its files.
+
+    Arguments:
+        figure: From `plan_figures`.
+        width: Of a page, or of one of its two columns.
+
+    Returns:
+        The files.
+    """
+    with styled(width):
+        if figure.index_path is None:
+            drawn = PER_METRIC[figure.kind](figure.runs, figure.name)
+        else:
+            drawn = PER_CATEGORY[figure.kind](figure.runs, read_index(figure.index_path))
+        return save(drawn, figure.outputs)
 
 
 def plan_figures(
-    results: str | os.PathLike[str], folder: str | os.PathLike[str], kinds: Iterable[str] | None = None
+    results: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    kinds: Iterable[str] | None = None,
+    runs: Sequence[Run] | None = None,
 ) -> list[PlannedFigure]:
-    """All figures of a benchmark: `folder`/bars/<metric> and `folder`/<kind>/<data set>/<category>, PNG and PDF.
+    """All figures of a benchmark: `folder`/<kind>/<metric> and `folder`/<kind>/<data set>/<category>, PNG and PDF.
 
     Arguments:
         results: Its folder, `results/<benchmark>`.
-        folder: Where they shall stand.
+        folder: Where the figures are written.
         kinds: Which kinds; all if None.
+        runs: The runs to show; all below `results` if None.
 
     Raises:
         ConfigError: If there is no such kind.
     """
-    wanted = list(kinds or KINDS)
+    wanted = list(kinds or FIGURES)
     for kind in wanted:
-        if kind not in KINDS:
-            raise not_among("a kind of figure, one of", KINDS, kind)
-    runs = read_runs(results)
+        if kind not in FIGURES:
+            raise not_among("a kind of figure, one of", FIGURES, kind)
+    runs = read_runs(results) if runs is None else runs
     plan = []
     for kind in wanted:
-        if kind == "bars":
-            for metric in HEADLINE:
-                plan.append(PlannedFigure(kind, metric, runs, Path(), _files(Path(folder, kind, metric))))
-            continue
-        for dataset, category in in_order((run.dataset, run.category) for run in runs):
-            own = [run for run in runs if (run.dataset, run.category) == (dataset, category)]
-            index_path = Path(results, dataset, category, "index.csv")
-            name = f"{dataset}/{category}"
-            plan.append(PlannedFigure(kind, name, own, index_path, _files(Path(folder, kind, dataset, category))))
+        if kind in CATEGORY_FIGURES:
+            for dataset, category in in_order((run.dataset, run.category) for run in runs):
+                own = [run for run in runs if (run.dataset, run.category) == (dataset, category)]
+                outputs = _files(Path(folder, kind, dataset, category))
+                index_path = Path(results, dataset, category, "index.csv")
+                plan.append(PlannedFigure(kind, f"{dataset}/{category}", own, outputs, index_path))
+        else:
+            for metric in FIGURE_METRICS:
+                plan.append(PlannedFigure(kind, metric, runs, _files(Path(folder, kind, metric))))
     return plan
-
-
-def write_figure(figure: PlannedFigure) -> list[Path]:
-    """Draw a planned figure and write its files."""
-    if figure.kind == "bars":
-        return draw_bars(figure.name, figure.runs, figure.outputs)
-    return draw_category(figure.kind, figure.runs, figure.index_path, figure.outputs)
 
 
 def _files(stem: Path) -> list[Path]:
     # Not with_suffix: a category's name may hold dots.
-    return [stem.with_name(stem.name + ending) for ending in ENDINGS]
+    return [stem.with_name(f"{stem.name}.{ending}") for ending in FIGURE_FORMATS]

@@ -1,22 +1,37 @@
 """Contact sheet of a category: images, ground truth, and of each experiment the map and the predicted outline."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sanflow.report.figures.style import MAP_COLOURS, PAGE_WIDTH, PREDICTED, TRUTH, add_notes, new_figure, without_ticks
+from sanflow.anomaly_maps.maps import anomaly_maps
+from sanflow.data.index import Index
+from sanflow.report.figures.inputs import first_seeds, load_samples, read_curves, read_images_table, read_scores
+from sanflow.report.figures.style import (
+    MAP_COLOURS,
+    PREDICTED,
+    TRUTH,
+    add_notes,
+    full_width,
+    most_images,
+    new_figure,
+    without_ticks,
+)
+from sanflow.report.runs import Run, notes_of
 
 OUTLINE_NOTE = (
     "Outline: prediction (orange, solid) at the threshold of the best pixel F1 on the test set; truth (blue, dashed)."
 )
+DARKEST = 0.02  # share of the test set's pixels that are drawn as dark as can be
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """What one experiment says of the shown images.
+    """Maps and scores of the shown images by one experiment.
 
     Arguments:
         label: Name of the experiment.
@@ -35,6 +50,44 @@ class Maps:
     image_scores: np.ndarray
 
 
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the contact sheet of a category.
+
+    Only the maps of the shown images are computed. The range of colours is that of the whole test set, from the
+    histogram of pixel scores in curves.npz.
+    """
+    shown = first_seeds(runs)
+    samples = load_samples(shown, index, most_images())
+    experiments = []
+    for label, run in shown.items():
+        low, high = colour_range(read_curves(run))
+        experiments.append(
+            Maps(
+                label=label,
+                maps=anomaly_maps(read_scores(run, index, samples.chosen), samples.images.shape[1:3]),
+                low=low,
+                high=high,
+                threshold=float(run.metrics.get("pixel_f1_threshold", math.nan)),
+                image_scores=read_images_table(run, index).score.to_numpy(float)[samples.chosen],
+            )
+        )
+    return contact_sheet(samples.images, samples.masks, samples.kinds, experiments, notes_of(runs))
+
+
+def colour_range(curves: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Scores that are drawn darkest and brightest: a low quantile and the maximum over all pixels of the test set.
+
+    Example:
+        >>> halves = {"pixel_histogram_normal": np.array([50, 49]), "pixel_histogram_anomalous": np.array([0, 1])}
+        >>> low, high = colour_range({"pixel_histogram_edges": np.array([0.0, 1.0, 2.0]), **halves})
+        >>> round(low, 3), high  # 2 of the 50 pixels per 1.0 lie below 0.04
+        (0.04, 2.0)
+    """
+    edges = curves["pixel_histogram_edges"]
+    below = np.cumsum(curves["pixel_histogram_normal"] + curves["pixel_histogram_anomalous"])
+    return float(np.interp(DARKEST, np.append(0.0, below / below[-1]), edges)), float(edges[-1])
+
+
 def contact_sheet(
     images: np.ndarray, masks: np.ndarray, kinds: Sequence[str], experiments: Sequence[Maps], notes: Sequence[str] = ()
 ) -> Figure:
@@ -48,7 +101,7 @@ def contact_sheet(
         notes: Small print.
     """
     n_images, n_rows = len(images), 2 + 2 * len(experiments)
-    cell = min(1.15, (PAGE_WIDTH - 0.9) / n_images)
+    cell = min(1.15, (full_width() - 0.9) / n_images)
     figure = new_figure(cell * n_images + 0.9, cell * images.shape[1] / images.shape[2] * n_rows + 0.5)
     panels = figure.subplots(n_rows, n_images, squeeze=False)
     for column, image in enumerate(images):

@@ -7,8 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sanflow.data.index import Index
 from sanflow.evaluation.metric_table import AUPRO_LIMIT
-from sanflow.report.figures.style import PAGE_WIDTH, add_notes, looks, new_figure
+from sanflow.report.figures.inputs import first_seeds, read_curves
+from sanflow.report.figures.style import add_notes, full_width, is_narrow, looks, new_figure
+from sanflow.report.runs import Run, notes_of
 
 # (archive name, title, x, y, metric whose value is written into the panel)
 PANELS = (
@@ -19,6 +22,13 @@ PANELS = (
     ("pixel_pr", "Pixel precision-recall", "recall", "precision", "pixel_ap"),
     ("pixel_pro", "Per-region overlap", "false-positive rate", "mean overlap of regions", "aupro"),
 )
+
+
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the curves of a category."""
+    shown = first_seeds(runs)
+    curves = {label: read_curves(run) for label, run in shown.items()}
+    return curves_of_category(curves, {label: run.metrics for label, run in shown.items()}, notes_of(runs))
 
 
 def curves_of_category(
@@ -32,8 +42,9 @@ def curves_of_category(
         notes: Small print.
     """
     styles = looks(curves)
-    figure = new_figure(PAGE_WIDTH, 4.8)
-    for axes, panel in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+    rows, columns = (3, 2) if is_narrow() else (2, 3)
+    figure = new_figure(full_width(), full_width() / columns * rows)
+    for axes, panel in zip(figure.subplots(rows, columns).flat, PANELS, strict=True):
         if panel is None:
             _legend(axes, styles)
             continue

@@ -1,6 +1,7 @@
 """Histograms of scores, normal against anomalous: of images above, of pixels below; a column per experiment."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sanflow.report.figures.style import ANOMALOUS, NORMAL, PAGE_WIDTH, add_notes, new_figure
+from sanflow.data.index import Index
+from sanflow.report.figures.inputs import first_seeds, read_curves, read_images_table
+from sanflow.report.figures.style import ANOMALOUS, NORMAL, add_notes, full_width, new_figure
+from sanflow.report.runs import Run, notes_of
 
 BINS = 24
 
@@ -38,6 +42,26 @@ class Distribution:
     pixel_threshold: float
 
 
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the score histograms of a category."""
+    experiments = []
+    for label, run in first_seeds(runs).items():
+        images, curves = read_images_table(run, index), read_curves(run)
+        experiments.append(
+            Distribution(
+                label=label,
+                image_scores=images.score.to_numpy(float),
+                image_labels=images.label.to_numpy() == 1,
+                edges=curves["pixel_histogram_edges"],
+                normal=curves["pixel_histogram_normal"],
+                anomalous=curves["pixel_histogram_anomalous"],
+                image_threshold=float(run.metrics.get("image_f1_threshold", math.nan)),
+                pixel_threshold=float(run.metrics.get("pixel_f1_threshold", math.nan)),
+            )
+        )
+    return score_histograms(experiments, notes_of(runs))
+
+
 def score_histograms(experiments: Sequence[Distribution], notes: Sequence[str] = ()) -> Figure:
     """Draw the score histograms of a category.
 
@@ -46,8 +70,8 @@ def score_histograms(experiments: Sequence[Distribution], notes: Sequence[str] =
         notes: Small print.
     """
     n_experiments = len(experiments)
-    width = min(3.4, PAGE_WIDTH / max(n_experiments, 2)) * n_experiments
-    figure = new_figure(max(width, 3.6), 4.4)
+    width = min(3.4, full_width() / max(n_experiments, 2)) * n_experiments
+    figure = new_figure(min(max(width, 3.6), full_width()), 4.4)
     panels = figure.subplots(2, n_experiments, squeeze=False)
     for column, one in enumerate(experiments):
         edges = np.histogram_bin_edges(one.image_scores, BINS)

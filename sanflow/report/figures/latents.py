@@ -5,18 +5,32 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from sanflow.data.index import Index
+from sanflow.report.figures.inputs import first_seeds, read_extras
 from sanflow.report.figures.style import (
     ANOMALOUS,
     NORMAL,
-    PAGE_WIDTH,
     add_notes,
+    full_width,
+    is_narrow,
     message_figure,
     new_figure,
     without_ticks,
 )
+from sanflow.report.runs import Run, notes_of
 
 MOST = 500
 SEED = 0
+
+
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the latents of a category."""
+    found = {}
+    for label, run in first_seeds(runs).items():
+        extras = read_extras(run)
+        if extras is not None and extras.latents is not None and extras.latent_labels is not None:
+            found[label] = (extras.latents, extras.latent_labels, str(extras.latent_scale))
+    return latents_of_category(found, notes_of(runs))
 
 
 def latents_of_category(latents: Mapping[str, tuple[np.ndarray, np.ndarray, str]], notes: Sequence[str] = ()) -> Figure:
@@ -28,9 +42,9 @@ def latents_of_category(latents: Mapping[str, tuple[np.ndarray, np.ndarray, str]
     """
     if not latents:
         return message_figure("No experiment has latent vectors here.")
-    n_columns = min(3, len(latents))
+    n_columns = min(2 if is_narrow() else 3, len(latents))
     n_rows = -(-len(latents) // n_columns)
-    side = min(3.2, PAGE_WIDTH / n_columns)
+    side = min(3.2, full_width() / n_columns)
     figure = new_figure(max(3.4, side * n_columns), side * n_rows + 0.3)
     panels = figure.subplots(n_rows, n_columns, squeeze=False)
     for axes, (label, (latents_MC, labels_M, scale)) in zip(panels.flat, latents.items(), strict=False):

@@ -5,9 +5,10 @@ them apart. Figures are made without pyplot: nothing global is set, and no windo
 """
 
 import os
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import seaborn
@@ -15,16 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sanflow.files import atomic_path
+from sanflow.report.figures.fonts import OWN, use_fonts_that_have_the_letters
 
 NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
 TRUTH, PREDICTED = "#56B4E9", "#E69F00"
 EXPERIMENT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7F00")
 LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "ooo", "+++", "--")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
+NOTE_SIZE = 6.5
 MAP_COLOURS = "inferno"
 VARIANCE_COLOURS = "cividis"
-PAGE_WIDTH = 7.2  # inches: the text width of a page
+Width = Literal["page", "column"]
+WIDTHS: dict[Width, float] = {"page": 7.2, "column": 3.5}  # inches: the text width of a page, and of one of two columns
 RC: Any = {
     **seaborn.axes_style("ticks"),
     "font.size": 8,
@@ -40,15 +43,30 @@ RC: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": [OWN],
     "pdf.fonttype": 42,  # text stays text in PDF
     "savefig.dpi": 200,
 }
 
 
-def styled() -> Any:
-    """Context in which figures are drawn and saved."""
-    return matplotlib.rc_context(RC)
+def styled(width: Width = "page") -> Any:
+    """Context in which figures are drawn and saved, for a width in print."""
+    return matplotlib.rc_context({**RC, "figure.figsize": (WIDTHS[width], WIDTHS[width])})
+
+
+def full_width() -> float:
+    """Width in inches that a figure may fill."""
+    return float(matplotlib.rcParams["figure.figsize"][0])
+
+
+def is_narrow() -> bool:
+    """Whether figures are drawn for one column of a page."""
+    return full_width() < 0.75 * WIDTHS["page"]
+
+
+def most_images() -> int:
+    """How many images may stand beside each other."""
+    return 4 if is_narrow() else 8
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -57,13 +75,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line style, marker and hatch of each experiment, by its place in the order."""
+    """Colour, line style and marker of each experiment, by its place in the order."""
     return {
         label: {
             "color": EXPERIMENT_COLOURS[number % len(EXPERIMENT_COLOURS)],
             "linestyle": LINES[number % len(LINES)],
             "marker": MARKERS[number % len(MARKERS)],
-            "hatch": HATCHES[number % len(HATCHES)],
         }
         for number, label in enumerate(labels)
     }
@@ -81,7 +98,7 @@ def plain(text: str) -> str:
 
 def message_figure(text: str) -> Figure:
     """A figure that only says why there is nothing to see."""
-    figure = new_figure(PAGE_WIDTH / 1.5, 0.8)
+    figure = new_figure(min(4.8, full_width()), 0.8)
     figure.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color="#424a53")
     return figure
 
@@ -99,7 +116,9 @@ def without_ticks(axes: Axes) -> None:
 def add_notes(figure: Figure, notes: Sequence[str]) -> None:
     """Small print below a figure: what its marks mean."""
     if notes:
-        figure.supxlabel("\n".join(notes), fontsize=6.5, color="#424a53")
+        columns = int(figure.get_figwidth() * 72 / (0.52 * NOTE_SIZE))  # a letter is about 0.52 of its size wide
+        lines = [line for note in notes for line in textwrap.wrap(note, columns)]
+        figure.supxlabel("\n".join(lines), fontsize=NOTE_SIZE, color="#424a53")
 
 
 def save(figure: Figure, outputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -109,6 +128,7 @@ def save(figure: Figure, outputs: Iterable[str | os.PathLike[str]]) -> list[Path
         StorageError: If the disk is full or the folder cannot be written.
     """
     files = [Path(output) for output in outputs]
+    use_fonts_that_have_the_letters(figure)
     # The layout is worked out once, not once per format.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -6,9 +6,23 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from sanflow.report.figures.style import PAGE_WIDTH, add_notes, looks, message_figure, new_figure
+from sanflow.data.index import Index
+from sanflow.files import read_json
+from sanflow.report.figures.style import add_notes, full_width, is_narrow, looks, message_figure, new_figure, plain
+from sanflow.report.runs import Run, labels_of, notes_of
 
 History = Sequence[Mapping[str, Any]]
+
+
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the training curves of a category."""
+    labels = {name: plain(label) for name, label in labels_of(runs).items()}
+    histories: dict[str, list] = {label: [] for label in labels.values()}
+    for run in runs:
+        file = run.folder / "train.json"
+        if run.epoch is None and file.exists():
+            histories[labels[run.experiment]].append(read_json(file).get("history") or [])
+    return training_curves(histories, notes_of(runs))
 
 
 def training_curves(histories: Mapping[str, Sequence[History]], notes: Sequence[str] = ()) -> Figure:
@@ -23,8 +37,8 @@ def training_curves(histories: Mapping[str, Sequence[History]], notes: Sequence[
     if not trained:
         return message_figure("No experiment was trained here.")
     styles = looks(histories)
-    figure = new_figure(PAGE_WIDTH, 2.6)
-    loss, rate = figure.subplots(1, 2)
+    figure = new_figure(full_width(), 4.4 if is_narrow() else 2.6)
+    loss, rate = figure.subplots(2, 1) if is_narrow() else figure.subplots(1, 2)
     for label, seeds in trained.items():
         for number, history in enumerate(seeds):
             epochs = [one["epoch"] for one in history]

@@ -1,19 +1,39 @@
-"""What the statistics network says: the variance it predicts for normal features, beside the image."""
+"""The variance that the statistics network predicts for normal features, beside the image.
+
+extras.npz has it at the pixels that the score grids read. The network is trained at these alone; what it predicts
+elsewhere, such as at the right and lower border, means nothing and is not shown.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from sanflow.data.index import Index
+from sanflow.report.figures.inputs import first_seeds, load_samples, read_extras
 from sanflow.report.figures.style import (
-    PAGE_WIDTH,
     TRUTH,
     VARIANCE_COLOURS,
     add_notes,
+    full_width,
     message_figure,
+    most_images,
     new_figure,
     without_ticks,
 )
+from sanflow.report.runs import Run, notes_of
+
+POSITIONS_NOTE = "Variance: at the pixels that the score grids read; the statistics network is trained at no others."
+
+
+def draw(runs: Sequence[Run], index: Index) -> Figure:
+    """Draw the variance maps of a category."""
+    shown = first_seeds(runs)
+    extras = {label: read_extras(run) for label, run in shown.items()}
+    variances = {label: own.variance for label, own in extras.items() if own is not None and own.variance is not None}
+    samples = load_samples(shown, index, most_images())
+    chosen = {label: variance_Nhw[samples.chosen] for label, variance_Nhw in variances.items()}
+    return variance_maps(samples.images, samples.masks, samples.kinds, chosen, notes_of(runs))
 
 
 def variance_maps(
@@ -35,7 +55,7 @@ def variance_maps(
     if not variances:
         return message_figure("No experiment has a statistics network here, so there is no variance to show.")
     n_images, n_rows = len(images), 1 + len(variances)
-    cell = min(1.15, (PAGE_WIDTH - 0.9) / n_images)
+    cell = min(1.15, (full_width() - 0.9) / n_images)
     figure = new_figure(cell * n_images + 0.9, cell * images.shape[1] / images.shape[2] * n_rows + 0.5)
     panels = figure.subplots(n_rows, n_images, squeeze=False)
     for column, (image, mask) in enumerate(zip(images, masks, strict=True)):
@@ -61,5 +81,5 @@ def variance_maps(
         bar.outline.set_linewidth(0.4)
     for axes in panels.flat:
         without_ticks(axes)
-    add_notes(figure, notes)
+    add_notes(figure, [POSITIONS_NOTE, *notes])
     return figure
