@@ -52,12 +52,12 @@ rule all:
         metrics=PLAN.files_of_jobs("metrics.json"),
         epochs=PLAN.metrics_of_epochs,
         tables=rules.tables.output,
-        bars=rules.bars.output,
+        dots=rules.dots.output,
         explorer=rules.explorer.output,
         figures=[
             f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
             for dataset, category in PLAN.categories()
-            for kind in FIGURES
+            for kind in CATEGORY_FIGURES
             for ending in ("png", "pdf")
         ],
 

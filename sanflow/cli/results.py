@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -124,6 +124,7 @@ def figures(
     results: ResultsArgument,
     output: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="<results>/figures")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Kind of figure; again for more.", show_default="all")] = None,
+    width: Annotated[Literal["page", "column"], typer.Option(help="For a page, or one of its two columns.")] = "page",
 ) -> None:
     """Draw the figures anew from the files below a results folder; needs the images too, but no torch."""
     from rich.progress import track
@@ -132,7 +133,7 @@ def figures(
 
     plan = plan_figures(results, output or results / "figures", only)
     for figure in track(plan, description="Figures", console=Console(stderr=True)):
-        for file in write_figure(figure):
+        for file in write_figure(figure, width):
             typer.echo(file)
 
 

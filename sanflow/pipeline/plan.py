@@ -151,5 +151,5 @@ def any_of(names: Iterable[str]) -> str:
 
 
 def published_digest() -> str:
-    """Compute the digest of the published numbers, which tables and bars show."""
+    """Compute the digest of the published numbers, which tables and dots show."""
     return sha256_of_file(resource("published.csv"))

@@ -28,7 +28,7 @@ from tests.helpers.workflow import (
 # The module's first run takes a minute on two free cores, and several where others work too.
 pytestmark = pytest.mark.timeout(1200)
 BIN = Path(sys.executable).parent
-PICTURES = {"tables", "figures", "bars", "explorer"}
+PICTURES = {"tables", "figures", "dots", "explorer"}
 RULE_FILES = ("common", "data", "model", "evaluate", "report")
 
 
@@ -89,19 +89,6 @@ def test_profiles_agree_on_what_reruns_a_job(root, name):
     assert ("cores" in profile) == (name == "default"), "only the default profile may speak of this machine"
 
 
-def test_the_names_in_the_report_rules_are_those_of_the_package(root):
-    from sanflow.report.figures import PER_CATEGORY
-    from sanflow.report.names import HEADLINE, TABLE_FORMATS, TABLES
-
-    text = (root / "workflow/rules/report.smk").read_text()
-    names = {}
-    exec(re.search(r"^METRICS = .*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)[0], names)
-    assert tuple(names["METRICS"]) == HEADLINE
-    assert tuple(names["TABLES"]) == TABLES
-    assert tuple(names["FIGURES"]) == tuple(PER_CATEGORY)
-    assert set(TABLE_FORMATS) == {"csv", "md", "tex", "html"}
-
-
 # What it plans ---------------------------------------------------------------------------------------------------
 
 PLANS = {
@@ -120,7 +107,7 @@ def test_every_shipped_benchmark_has_its_plan_tested(root):
 @pytest.mark.parametrize("name", PLANS)
 def test_benchmarks_are_planned_without_data(root, tmp_path, name):
     plan = planned(root, tmp_path, benchmark=name)
-    assert plan == PLANS[name] | {"figures": PLANS[name]["index"], "bars": 1, "tables": 1, "explorer": 1}
+    assert plan == PLANS[name] | {"figures": PLANS[name]["index"], "dots": 1, "tables": 1, "explorer": 1}
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
@@ -300,7 +287,7 @@ def test_touching_package_scripts_and_images_reruns_no_training(finished):
 def test_an_edited_figure_redraws_figures_alone(edited):
     project, work, edit = edited
     edit("sanflow/report/figures/style.py", append="\nANOTHER = 1\n")
-    assert set(planned(project, work)) == {"figures", "bars"}
+    assert set(planned(project, work)) == {"figures", "dots"}
 
 
 def test_an_edited_metric_evaluates_again_and_trains_nothing(edited):
@@ -401,7 +388,7 @@ def test_the_commands_are_found_beside_snakemake_without_an_activated_environmen
 
 def test_the_slurm_profile_replaces_the_default_one(root, tmp_path):
     plan = planned(root, tmp_path, "--workflow-profile", root / "profiles/slurm", benchmark="demo")
-    assert plan == PLANS["demo"] | {"figures": 3, "bars": 1, "tables": 1, "explorer": 1}
+    assert plan == PLANS["demo"] | {"figures": 3, "dots": 1, "tables": 1, "explorer": 1}
 
 
 @pytest.mark.slow

@@ -4,18 +4,9 @@
 # OUTPUTS:
 #   <results>/tables/{table}.{csv,md,tex,html}                   see docs/outputs.md for the columns
 #   <results>/figures/{kind}/{dataset}/{category}.{png,pdf}
-#   <results>/figures/bars/{metric}.{png,pdf}
+#   <results>/figures/dots/{metric}.{png,pdf}
 #   <results>/explorer/index.html                                and its data and pictures beside it
-#
-# The names are literals, because importing what draws would slow down every call of snakemake; a test compares them.
-
-METRICS = ["image_auroc", "pixel_auroc", "aupro"]
-TABLES = [
-    *["overview", *METRICS, "image_ap", "image_f1_max", "pixel_ap", "pixel_f1_max", "aupro_05", "aupimo"],
-    *["published_image_auroc", "published_pixel_auroc", "published_aupro"],
-    *["encoders", "ablation", "paired", "protocols", "oracle_epoch", "cost"],
-]
-FIGURES = ["contact_sheet", "variance", "histograms", "curves", "latents", "training"]
+from sanflow.report.names import CATEGORY_FIGURES, FIGURE_METRICS, TABLES
 
 
 rule tables:
@@ -63,7 +54,7 @@ rule figures:
         extras=PLAN.files_of_jobs("extras.npz", detectors_only=True),
         history=PLAN.files_of_jobs("train.json", detectors_only=True),
     output:
-        [f"<results>/figures/{kind}/{{dataset}}/{{category}}.pdf" for kind in FIGURES],
+        [f"<results>/figures/{kind}/{{dataset}}/{{category}}.pdf" for kind in CATEGORY_FIGURES],
         *[
             report(
                 f"<results>/figures/{kind}/{{dataset}}/{{category}}.png",
@@ -72,7 +63,7 @@ rule figures:
                 labels={"data set": "{dataset}", "category": "{category}"},
                 caption=f"../report/{kind}.rst",
             )
-            for kind in FIGURES
+            for kind in CATEGORY_FIGURES
         ],
     log:
         "<logs>/figures/{dataset}/{category}.log",
@@ -89,26 +80,26 @@ rule figures:
         "../scripts/figures.py"
 
 
-rule bars:
-    """Bars of the headline metrics over all categories, beside the published numbers."""
+rule dots:
+    """Dots of the headline metrics over all categories, beside the published numbers."""
     input:
         metrics=PLAN.files_of_jobs("metrics.json"),
     output:
-        [f"<results>/figures/bars/{metric}.pdf" for metric in METRICS],
+        [f"<results>/figures/dots/{metric}.pdf" for metric in FIGURE_METRICS],
         *[
             report(
-                f"<results>/figures/bars/{metric}.png",
+                f"<results>/figures/dots/{metric}.png",
                 category="Figures",
-                subcategory="bars",
+                subcategory="dots",
                 labels={"data set": "all", "category": metric.replace("_", " ")},
-                caption="../report/bars.rst",
+                caption="../report/dots.rst",
             )
-            for metric in METRICS
+            for metric in FIGURE_METRICS
         ],
     log:
-        "<logs>/bars.log",
+        "<logs>/dots.log",
     benchmark:
-        "<benchmarks>/bars.jsonl"
+        "<benchmarks>/dots.jsonl"
     localrule: True
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
@@ -119,7 +110,7 @@ rule bars:
         results=lambda wildcards: RESULTS,
         folder=lambda wildcards: f"{RESULTS}/figures",
     script:
-        "../scripts/bars.py"
+        "../scripts/dots.py"
 
 
 rule explorer:

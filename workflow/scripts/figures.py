@@ -3,7 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sanflow.report.figures import ENDINGS, PER_CATEGORY, draw_category
+from sanflow.report.figures import plan_figures, write_figure
+from sanflow.report.names import CATEGORY_FIGURES
 from sanflow.report.runs import read_runs
 
 if TYPE_CHECKING:
@@ -11,6 +12,5 @@ if TYPE_CHECKING:
 
 with open(snakemake.log[0], "w", encoding="utf-8") as sys.stderr:
     runs = read_runs(snakemake.params.results, snakemake.input.metrics)
-    for kind in PER_CATEGORY:
-        stem = f"{snakemake.params.folder}/{kind}/{snakemake.wildcards.dataset}/{snakemake.wildcards.category}"
-        draw_category(kind, runs, snakemake.input.index, [stem + ending for ending in ENDINGS])
+    for figure in plan_figures(snakemake.params.results, snakemake.params.folder, CATEGORY_FIGURES, runs):
+        write_figure(figure)

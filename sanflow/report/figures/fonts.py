@@ -43,7 +43,10 @@ def fonts_for(letters: frozenset[str]) -> tuple[str, ...]:
 def _candidates() -> Iterator[FontEntry]:
     """Upright fonts of normal weight; those in TrueType files first, which matplotlib embeds in PDF as they are."""
     fonts = [
-        font for font in fontManager.ttflist if font.style == "normal" and font.weight in (400, "normal", "regular")
+        font
+        for font in fontManager.ttflist
+        # A font of last resort has a box for every letter.
+        if font.style == "normal" and font.weight in (400, "normal", "regular") and "Last Resort" not in font.name
     ]
     yield from sorted(fonts, key=lambda font: (not font.fname.lower().endswith(".ttf"), font.name))
 

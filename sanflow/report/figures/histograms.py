@@ -71,7 +71,7 @@ def score_histograms(experiments: Sequence[Distribution], notes: Sequence[str] =
     """
     n_experiments = len(experiments)
     width = min(3.4, full_width() / max(n_experiments, 2)) * n_experiments
-    figure = new_figure(max(width, 3.6), 4.4)
+    figure = new_figure(min(max(width, 3.6), full_width()), 4.4)
     panels = figure.subplots(2, n_experiments, squeeze=False)
     for column, one in enumerate(experiments):
         edges = np.histogram_bin_edges(one.image_scores, BINS)

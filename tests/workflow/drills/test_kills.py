@@ -26,7 +26,7 @@ STAGES = {
     "score_external": "sanflow score-external",
     "evaluate": "sanflow evaluate",
     "tables": "tables.py",
-    "bars": "bars.py",
+    "dots": "dots.py",
     "figures": "figures.py",
 }
 RUN = "results/small/parts/nut/tiny/seed0"
