@@ -6,14 +6,14 @@ A map is higher where the image is more anomalous; an image's score is the maxim
 Shapes: N test images, h x w the size of a scale's grid, H x W the size of the maps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from sanflow.anomaly_maps.fusion import calibrated, testset
-from sanflow.anomaly_maps.scores_file import Scores
+from sanflow.anomaly_maps.scores_file import Kind, Scores
 
 Fusion = Literal["calibrated", "testset"]
 
@@ -29,12 +29,28 @@ def anomaly_maps(scores: Scores, size: tuple[int, int], fusion: Fusion = "calibr
     Returns:
         (N, H, W), float64 where scales were fused, else float32.
     """
-    if scores.kind == "anomaly_map":
-        return np.stack([resized(map_HW, size) for map_HW in scores.grids["map"]])
-    grids = list(scores.grids.values())
-    if fusion == "testset":
-        return testset(grids, size)
-    return calibrated(grids, [scores.constants[name] for name in scores.grids], size)
+    if fusion == "testset" and scores.kind == "log_prob":
+        return testset(list(scores.grids.values()), size)
+    return fused(scores.kind, scores.grids, scores.constants, size)
+
+
+def fused(
+    kind: Kind, grids: Mapping[str, np.ndarray], constants: Mapping[str, float], size: tuple[int, int]
+) -> np.ndarray:
+    """Make anomaly maps that depend on their own image alone.
+
+    Arguments:
+        kind: What a number of the grids means.
+        grids: Name of a scale -> (N, h, w).
+        constants: Name of a scale -> the constant that calibrates it; none for finished maps.
+        size: (H, W) of the maps.
+
+    Returns:
+        (N, H, W), float64 where scales were fused, else float32.
+    """
+    if kind == "anomaly_map":
+        return np.stack([resized(map_HW, size) for map_HW in grids["map"]])
+    return calibrated(list(grids.values()), [constants[name] for name in grids], size)
 
 
 def anomaly_maps_at(

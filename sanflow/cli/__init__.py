@@ -15,6 +15,7 @@ from sanflow.cli import config as _config
 from sanflow.cli import data as _data
 from sanflow.cli import explore as _explore
 from sanflow.cli import model as _model
+from sanflow.cli import predict as _predict
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
 from sanflow.errors import SanflowError
@@ -36,6 +37,7 @@ app = typer.Typer(
 _config.register(app)
 _data.register(app)
 _model.register(app)
+_predict.register(app)
 _results.register(app)
 _explore.register(app)
 _bench.register(app)

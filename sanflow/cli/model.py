@@ -54,6 +54,7 @@ def train(
     from sanflow.methods.method import FitJob, Outputs
     from sanflow.methods.registry import detector_method
     from sanflow.pipeline.benchmark import Job, load_experiment
+    from sanflow.prediction.calibration import calibrate_on_held_out
     from sanflow.provenance import fit_digest
     from sanflow.tracking import job_tracker
 
@@ -64,19 +65,20 @@ def train(
     job = Job(content.dataset, content.category, experiment, seed)
     digest = fit_digest(settings, content.dataset, content.category)
     with job_tracker(tracking, unit=str(job.folder), digest=digest, stage="train") as tracker:
-        method.fit(
-            FitJob(
-                settings,
-                experiment,
-                content,
-                seed,
-                Outputs(output, history, state, kept),
-                tracker,
-                cache=image_cache(cache, cache_gigabytes),
-                device=device,
-                save_every_seconds=save_state_every,
-            )
+        fit_job = FitJob(
+            settings,
+            experiment,
+            content,
+            seed,
+            Outputs(output, history, state, kept),
+            tracker,
+            cache=image_cache(cache, cache_gigabytes),
+            device=device,
+            save_every_seconds=save_state_every,
         )
+        method.fit(fit_job)
+        if fit_job.held_out is not None:
+            calibrate_on_held_out(output, fit_job.held_out, device=device, cache=fit_job.cache)
 
 
 def score(

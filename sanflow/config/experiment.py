@@ -64,7 +64,15 @@ class Experiment(StrictModel):
         return []
 
 
-class EncoderExperiment(Experiment):
+class DetectorExperiment(Experiment):
+    """An experiment whose method is fitted on good parts."""
+
+    calibration_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the good training images that the fit does not see: their scores calibrate p-values. 0: none, as in the
+    paper's protocol. A data set with a validation split of its own uses that instead."""
+
+
+class EncoderExperiment(DetectorExperiment):
     """An experiment that looks at images through a frozen encoder."""
 
     encoder: str

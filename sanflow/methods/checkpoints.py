@@ -56,6 +56,8 @@ class Checkpoint:
         facts: What else the method needs to be built again, JSON values.
         encoder_state: Named tensors of the encoder, only where they cannot be had elsewhere.
         history: One mapping per epoch, as in train.json.
+        held_out: Scores of good parts that the fit did not see (`scores`, `map_maxima` and where they are from); None
+            if there are none.
         digest: SHA-256 of all of the above; "" until it was written.
     """
 
@@ -67,6 +69,7 @@ class Checkpoint:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoder_state: dict[str, Tensor] | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    held_out: dict[str, Any] | None = None
     digest: str = ""
 
     def build_encoder(self) -> Encoder:
@@ -116,6 +119,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> str
         "provenance": checkpoint.provenance.to_dict(),
         "facts": checkpoint.facts,
         "history": checkpoint.history,
+        "held_out": checkpoint.held_out,
     }
     facts_json = json.dumps(facts, sort_keys=True)
     state = _on_cpu(checkpoint.state)
@@ -170,7 +174,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         input_size=(height, width),
         provenance=Provenance.from_dict(content["provenance"]),
         digest=digest,
-        **{name: content[name] for name in ("constants", "facts", "history")},
+        **{name: content[name] for name in ("constants", "facts", "history", "held_out")},
         **tensors,
     )
 

@@ -1,11 +1,13 @@
 """What every fit shares: its digests and provenance, and the files that it writes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from sanflow.data.index import Index
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.files import write_json
 from sanflow.methods.checkpoints import Checkpoint, save_checkpoint
@@ -56,7 +58,7 @@ class FitFiles:
                 **environment_tags(),
                 "device": self.device,
                 "precision": self.precision,
-                "training_images": len(index.train),
+                "training_images": len(job.training.train),
                 **facts,
                 "code_digest": self.code_digest,
                 "config_digest": self.config_digest,
@@ -112,7 +114,7 @@ class FitFiles:
                 state=dict(state),
                 constants=dict(constants),
                 provenance=provenance,
-                facts=dict(facts or {}),
+                facts={"reading": dataclasses.asdict(index.reading), "image_size": _usual_size(index), **(facts or {})},
                 encoder_state=None if encoder_state is None else dict(encoder_state),
                 history=[dict(record) for record in history],
             ),
@@ -134,7 +136,7 @@ class FitFiles:
             "history": [dict(epoch) for epoch in history],
             "device": self.device,
             "precision": self.precision,
-            "training_images": len(self.job.index.train),
+            "training_images": len(self.job.training.train),
             **facts,
             "seconds": seconds,
             "images_per_second": images / fitting if images and fitting else None,
@@ -153,6 +155,11 @@ class FitFiles:
         }
         known = {f"cost/{name}": float(value) for name, value in costs.items() if value is not None}
         tracker.log_metrics(known, step=len(history))
+
+
+def _usual_size(index: Index) -> list[int]:
+    """Median height and width of the training images, in pixels."""
+    return [int(index.train[side].median()) for side in ("height", "width")]
 
 
 def encoder_of(experiment: Any, feature_scales: Sequence[float] | None = None) -> Encoder:

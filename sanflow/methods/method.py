@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sanflow.anomaly_maps.scores_file import Kind
 from sanflow.config.experiment import Experiment
+from sanflow.data.held_out import split_training
 from sanflow.data.images import ImageCache
 from sanflow.data.index import Index
 from sanflow.tracking import Tracker
@@ -111,7 +112,7 @@ class FitJob:
     Arguments:
         experiment: Settings; of the method's own model.
         name: Key of the experiment in the benchmark.
-        index: The category; a fit opens only its training images.
+        index: The category; a fit opens only the images of `training`.
         seed: Of everything that is drawn.
         outputs: Where to write.
         tracker: Logs parameters, epochs and costs.
@@ -131,6 +132,16 @@ class FitJob:
     device: str = "auto"
     save_every_seconds: float = 300.0
     on_step: Callable[[int], None] | None = None
+
+    @property
+    def training(self) -> Index:
+        """The category with the training images that the fit may see; those held out for calibration are not in it."""
+        return split_training(self.index, self.experiment.calibration_fraction, self.seed)[0]
+
+    @property
+    def held_out(self) -> Index | None:
+        """The held-out good parts as test images; None if there are none."""
+        return split_training(self.index, self.experiment.calibration_fraction, self.seed)[1]
 
     @property
     def input_size(self) -> tuple[int, int]:

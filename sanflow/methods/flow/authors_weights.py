@@ -92,7 +92,7 @@ def fit(job: FitJob) -> None:
             imported = import_official(path, job.experiment)
         parameters = sum(parameter.numel() for parameter in imported.model.parameters())
         files.introduce({"parameters": parameters})
-        images_NHW3 = load_images(job.index, "train", job.input_size, cache=job.cache)
+        images_NHW3 = load_images(job.training, "train", job.input_size, cache=job.cache)
         model, encoder = placed(imported.model, device), placed(imported.encoder, device)
         files.write_checkpoint(
             job.outputs.checkpoint,

@@ -120,7 +120,7 @@ def build_parts(job: FitJob, device: torch.device, precision: Any, feature_scale
 
 
 def _load(job: FitJob, size: tuple[int, int]) -> ndarray:
-    return load_images(job.index, "train", size, cache=job.cache)
+    return load_images(job.training, "train", size, cache=job.cache)
 
 
 def _require_chunks(encoder: Encoder, size: tuple[int, int], batch_size: int, chunk: int) -> None:

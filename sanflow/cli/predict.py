@@ -1,0 +1,105 @@
+"""`sanflow predict`, `calibrate` and `export`: a fitted detector in use."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+CheckpointArgument = Annotated[Path, typer.Argument(help="checkpoint.pt of a run.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cuda (stops where there is none) or cpu.")]
+UNREADABLE_EXIT_CODE = 3
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
+    app.command()(predict)
+    app.command()(calibrate)
+
+
+def predict(
+    checkpoint: CheckpointArgument,
+    images: Annotated[list[Path], typer.Argument(help="Images or folders, searched recursively.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Folder to write to: predictions.csv and what is asked for.")],
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Share of good parts that may be called anomalous; needs held-out parts.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score above which a part is anomalous.")] = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Also write anomaly maps, TIFF of 32-bit floats.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also write images with heat map and outline.")] = False,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+) -> None:
+    """Score new images with a fitted detector.
+
+    A killed run resumes when the same command is given again. The exit code is 3 if an image could not be read.
+    """
+    from sanflow.prediction.conformal import expected_rate, rate_interval
+    from sanflow.prediction.detector import load_detector
+    from sanflow.prediction.predict import Wanted, decision_of, image_files
+    from sanflow.prediction.predict import predict as run
+
+    files = image_files(images)
+    detector = load_detector(checkpoint, device)
+    decision = decision_of(detector, false_alarm_rate, threshold)
+    if false_alarm_rate is not None and detector.held_out is not None:
+        n = detector.held_out.size
+        expected = 100 * expected_rate(false_alarm_rate, n)
+        low, high = (100 * rate for rate in rate_interval(false_alarm_rate, n))
+        console.print(
+            f"Threshold {decision.score:.6g} from {n} held-out good parts: {expected:.1f} % false alarms on average "
+            f"over such sets; for this one, between {low:.1f} and {high:.1f} % (95 %). Another light or camera breaks "
+            "this.",
+            highlight=False,
+        )
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("scoring", total=len(files))
+        outcome = run(
+            detector,
+            files,
+            output,
+            decision,
+            wanted=Wanted(maps, overlays),
+            batch_size=batch_size,
+            report=lambda done: bar.update(task, completed=done),
+        )
+    speed = "" if outcome.images_per_second is None else f", {outcome.images_per_second:.1f} images/s"
+    typer.echo(f"{outcome.anomalous} of {outcome.images} images are anomalous{speed}: {output / 'predictions.csv'}")
+    if outcome.other_aspect:
+        console.print(
+            f"Warning: {outcome.other_aspect} images have another aspect ratio than the training images; they were "
+            "squashed to the input size all the same.",
+            highlight=False,
+        )
+    for file in outcome.unreadable:
+        console.print(f"Unreadable: {file}", highlight=False, markup=False)
+    if outcome.unreadable:
+        raise typer.Exit(UNREADABLE_EXIT_CODE)
+
+
+def calibrate(
+    checkpoint: CheckpointArgument,
+    images: Annotated[list[Path], typer.Argument(help="Images of good parts that the fit has not seen, or folders.")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="Checkpoint to write.", show_default="the checkpoint itself")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Calibrate a fitted detector on new good parts, as after a change of light; nothing is trained again."""
+    from sanflow.prediction.calibration import NOTABLE_P, calibrate_on_files
+    from sanflow.prediction.predict import image_files
+
+    n, p = calibrate_on_files(checkpoint, image_files(images), output or checkpoint, device=device)
+    typer.echo(f"{n} good parts calibrate {output or checkpoint}; its smallest p-value is 1 / {n + 1}.")
+    if p is not None and p < NOTABLE_P:
+        console.print(
+            f"Warning: the scores of these parts differ from the old held-out ones (two-sample test: p = {p:.2g}). "
+            "Check light, camera and position; where the change is lasting, train again on such parts.",
+            highlight=False,
+        )
