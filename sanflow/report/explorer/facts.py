@@ -54,8 +54,8 @@ def summary_html(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     parts.append("<p>Every test image with its maps: <a href='explorer/index.html' target='_blank'>the explorer</a>, ")
     parts.append("explorer/index.html beside this report's file.</p>")
     parts.append(f"<p><strong>{escape(table.title)}</strong></p><p>{escape(table.caption)}</p>")
-    for section in table.sections:
-        parts.append(f"<p>{escape(section.heading)}</p>{html_section(section)}")
+    for number, section in enumerate(table.sections):
+        parts.append(f"<p>{escape(section.heading)}</p>{html_section(section, f'overview{number}')}")
     parts += [f"<p>{escape(text)}</p>" for text in (*table.notes, *facts["missing"], *facts["warnings"])]
     parts += [f"<p>{escape(name)}: {'; '.join(map(escape, lines))}</p>" for name, lines in facts["facts"]]
     return "\n".join(parts) + "\n"
