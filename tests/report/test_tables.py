@@ -438,9 +438,9 @@ def outline(results):
         name="mine",
         title="",
         digest="0" * 64,
-        datasets={"mvtec_ad": ["bottle", "cable", "grid"], "btad": ["01"], "own": []},
-        experiments=["sanflow", "plain"],
-        runs_on={"plain": ["mvtec_ad", "own"]},
+        datasets={"mvtec_ad": ["bottle", "cable", "grid"], "btad": ["01"], "own": [], "empty": []},
+        experiments=["sanflow", "plain", "third"],
+        runs_on={"plain": ["mvtec_ad", "own"], "third": ["mvtec_ad"]},
         seeds=[0, 1],
     )
     return results
@@ -449,11 +449,13 @@ def outline(results):
 def test_missing_runs_are_named(outline):
     write_metrics(outline, "own/nut/sanflow/seed0", OURS)
     assert missing_runs(outline, read_runs(outline)) == [
+        "experiment third (all)",
         "mvtec_ad/bottle (plain seed 1)",
         "mvtec_ad/cable (plain seed 1)",
         "mvtec_ad/grid (all)",
         "btad/01 (all)",
         "own/nut (sanflow seed 1, plain)",
+        "empty (all)",
     ]
 
 
@@ -467,7 +469,7 @@ def test_nothing_is_missing_where_nothing_is_known_or_all_is_there(results):
 
 def test_many_missing_categories_are_counted():
     (note,) = missing_notes([f"d/{number:02d} (all)" for number in range(15)])
-    assert note.endswith("d/11 (all); and 3 more categories.")
+    assert note.endswith("d/11 (all); and 3 more.")
 
 
 def test_tables_are_made_of_what_exists_and_say_what_does_not(outline, command):
@@ -475,7 +477,10 @@ def test_tables_are_made_of_what_exists_and_say_what_does_not(outline, command):
     for name in NAMES:
         for ending in ("md", "html"):
             text = (outline / f"tables/{name}.{ending}").read_text("utf-8")
-            assert "Missing, and in no number here: mvtec_ad/bottle (plain seed 1)" in text, (name, ending)
+            assert "Missing, and in no number here: experiment third (all); mvtec_ad/bottle (plain seed 1)" in text, (
+                name,
+                ending,
+            )
     answer = command("show", outline)
     assert "mvtec_ad/grid (all)" in answer.output.replace("\n", " ")
     assert "95.50" in answer.output
