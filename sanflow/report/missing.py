@@ -10,33 +10,38 @@ MOST_NAMED = 12
 
 
 def missing_runs(results: str | os.PathLike[str], runs: Sequence[Run]) -> list[str]:
-    """List what a benchmark should have run and has not, a line per category.
+    """List what a benchmark should have run and has not: experiments without any run, then a line per category.
 
     Arguments:
         results: The benchmark's folder.
         runs: Those that were found.
 
     Returns:
-        Lines such as "mvtec_ad/cable (all)" and "mvtec_ad/screw (ours, theirs seed 1)"; none where the folder has no
-        benchmark.json. Where that names no categories, those of the runs count.
+        Lines such as "experiment theirs (all)", "mvtec_ad/cable (all)" and "mvtec_ad/screw (ours seed 1)"; none where
+        the folder has no benchmark.json. Where that names no categories, those of the runs count.
 
     Raises:
         IntegrityError: If benchmark.json is damaged.
     """
     outline = read_outline(results) or {}
-    found = {(run.dataset, run.category, run.experiment, run.seed) for run in runs if run.epoch is None}
-    seeds = outline.get("seeds", [])
-    lines = []
+    last = [run for run in runs if run.epoch is None]
+    found = {(run.dataset, run.category, run.experiment, run.seed) for run in last}
+    seeds, runs_on = outline.get("seeds", []), outline.get("runs_on", {})
+    known = {run.experiment for run in last}
+    lines = [f"experiment {name} (all)" for name in runs_on if name not in known]
     for dataset, listed in outline.get("datasets", {}).items():
-        experiments = [name for name, datasets in outline.get("runs_on", {}).items() if dataset in datasets]
-        for category in listed or in_order(run.category for run in runs if run.dataset == dataset):
+        experiments = [name for name in known.intersection(runs_on) if dataset in runs_on[name]]
+        experiments.sort(key=list(runs_on).index)
+        categories = listed or in_order(run.category for run in last if run.dataset == dataset)
+        if experiments and not categories:
+            lines.append(f"{dataset} (all)")
+        for category in categories:
             absent = {
                 name: [seed for seed in seeds if (dataset, category, name, seed) not in found] for name in experiments
             }
-            if all(len(own) == len(seeds) for own in absent.values()):
-                parts = ["all"] if experiments and seeds else []
-            else:
-                parts = [_with_seeds(name, own, seeds) for name, own in absent.items() if own]
+            parts = [_with_seeds(name, own, seeds) for name, own in absent.items() if own]
+            if experiments and all(len(own) == len(seeds) for own in absent.values()):
+                parts = ["all"]
             if parts:
                 lines.append(f"{dataset}/{category} ({', '.join(parts)})")
     return lines
@@ -51,7 +56,7 @@ def missing_notes(missing: Sequence[str]) -> list[str]:
     """
     if not missing:
         return []
-    more = [f"and {len(missing) - MOST_NAMED} more categories"] if len(missing) > MOST_NAMED else []
+    more = [f"and {len(missing) - MOST_NAMED} more"] if len(missing) > MOST_NAMED else []
     return [f"Missing, and in no number here: {'; '.join([*missing[:MOST_NAMED], *more])}."]
 
 

@@ -1,5 +1,6 @@
 """Tables: means by hand, marks in every format, published numbers where they belong, and no torch."""
 
+import dataclasses
 import io
 import math
 import re
@@ -26,7 +27,7 @@ from sanflow.report.runs import labels_of, read_runs
 from sanflow.report.summary import Summary, means_by_name
 from sanflow.report.tables import BUILDERS, build_table, write_tables
 from sanflow.report.tables.cells import Cell, percent, points, with_best
-from sanflow.report.tables.render import to_html, to_latex, to_markdown
+from sanflow.report.tables.render import to_csv, to_html, to_latex, to_markdown
 from sanflow.report.tables.show import print_overview
 from tests.helpers.results import write_metrics
 
@@ -127,9 +128,10 @@ def test_published_and_measured_cells_are_marked_in_every_format(results):
     assert r"\textbf{99.00}" in latex
     assert r"\textit{100.00}" in latex
     assert r"\textdagger{}1" in latex
-    assert '<td class="best">99.00</td>' in page
-    assert '<td class="published">100.00</td>' in page
-    assert '<th class="published">CFLOW-AD †1</th>' in page
+    assert re.search(r'<td class="[^"]*\bbest" >99\.00</td>', page)
+    assert re.search(r'<td class="[^"]*\bpublished" >100\.00</td>', page)
+    (column,) = re.findall(r'<th class="[^"]*\b(col\d+)" >CFLOW-AD †1</th>', page)
+    assert re.search(rf"th\.{column} {{\s*font-style: italic", page)
     assert set(table.data.origin) == {"measured", "published"}
     assert table.data.query("origin == 'published'").source.notna().all()
 
@@ -331,6 +333,58 @@ def test_pages_are_escaped_and_self_contained(tmp_path):
     assert not re.search(r"https?://|<script|<link", page)
 
 
+HOSTILE = ["=1+1", "+x", "-x", "@x", "[x]", "*x*", "<script>x</script>", "a|b", "x & y", r"\input{x}"]
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A table whose columns, and whose experiments in the CSV file, have names that formats obey."""
+    for number, name in enumerate(HOSTILE):
+        # As a label: some of these are no names of folders. As the first word of a row: a category.
+        write_metrics(tmp_path, f"d/{name.replace('/', '')}/e{number}/seed0", {"label": name}, aupro=0.25)
+    return read_runs(tmp_path)
+
+
+def test_a_spreadsheet_runs_no_name_as_a_formula(hostile):
+    table = build_table("overview", hostile)
+    data = pd.read_csv(io.StringIO(to_csv(table)))
+    shown = data[data.metric == "aupro"].set_index("experiment").label
+    for number, name in enumerate(HOSTILE):
+        assert shown[f"e{number}"] == (f"'{name}" if name[0] in "=+-@" else name)
+    assert data.value.dtype == float  # numbers stay numbers, negative ones too
+    negative = dataclasses.replace(table, data=pd.DataFrame({"difference": [-0.5], "text": ["-0.5"]}))
+    assert to_csv(negative) == "difference,text\n-0.5,'-0.5\n"
+
+
+def test_markdown_shows_tags_and_marks(hostile):
+    text = to_markdown(build_table("aupro", hostile))
+    assert "<script>" not in text
+    assert "&lt;script&gt;x&lt;/script&gt;" in text
+    assert r"\*x\*" in text
+    assert r"| \[x]" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {2 + len(HOSTILE)}
+
+
+def test_latex_takes_no_name_for_an_argument_or_command(hostile):
+    text = to_latex(build_table("aupro", hostile))
+    # `\\\\` takes a following bracket or star for itself, over the end of the line.
+    assert not re.search(r"\\\\\s*[\[*]", text)
+    assert "{[}x]" in text
+    assert "{*}x{*}" in text
+    assert r"\input" not in text
+    assert r"\textbackslash{}input\{x\}" in text
+    rows = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows.splitlines() if "&" in line} == {len(HOSTILE)}
+
+
+def test_html_shows_tags(hostile):
+    page = to_html(build_table("aupro", hostile))
+    assert "<script>" not in page
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+    assert page == to_html(build_table("aupro", hostile))
+
+
 def test_a_bar_in_a_name_does_not_break_markdown(tmp_path):
     write_metrics(tmp_path, "d/a|b/e/seed0", {"label": "x|y"})
     lines = [
@@ -384,9 +438,9 @@ def outline(results):
         name="mine",
         title="",
         digest="0" * 64,
-        datasets={"mvtec_ad": ["bottle", "cable", "grid"], "btad": ["01"], "own": []},
-        experiments=["sanflow", "plain"],
-        runs_on={"plain": ["mvtec_ad", "own"]},
+        datasets={"mvtec_ad": ["bottle", "cable", "grid"], "btad": ["01"], "own": [], "empty": []},
+        experiments=["sanflow", "plain", "third"],
+        runs_on={"plain": ["mvtec_ad", "own"], "third": ["mvtec_ad"]},
         seeds=[0, 1],
     )
     return results
@@ -395,11 +449,13 @@ def outline(results):
 def test_missing_runs_are_named(outline):
     write_metrics(outline, "own/nut/sanflow/seed0", OURS)
     assert missing_runs(outline, read_runs(outline)) == [
+        "experiment third (all)",
         "mvtec_ad/bottle (plain seed 1)",
         "mvtec_ad/cable (plain seed 1)",
         "mvtec_ad/grid (all)",
         "btad/01 (all)",
         "own/nut (sanflow seed 1, plain)",
+        "empty (all)",
     ]
 
 
@@ -413,7 +469,7 @@ def test_nothing_is_missing_where_nothing_is_known_or_all_is_there(results):
 
 def test_many_missing_categories_are_counted():
     (note,) = missing_notes([f"d/{number:02d} (all)" for number in range(15)])
-    assert note.endswith("d/11 (all); and 3 more categories.")
+    assert note.endswith("d/11 (all); and 3 more.")
 
 
 def test_tables_are_made_of_what_exists_and_say_what_does_not(outline, command):
@@ -421,7 +477,10 @@ def test_tables_are_made_of_what_exists_and_say_what_does_not(outline, command):
     for name in NAMES:
         for ending in ("md", "html"):
             text = (outline / f"tables/{name}.{ending}").read_text("utf-8")
-            assert "Missing, and in no number here: mvtec_ad/bottle (plain seed 1)" in text, (name, ending)
+            assert "Missing, and in no number here: experiment third (all); mvtec_ad/bottle (plain seed 1)" in text, (
+                name,
+                ending,
+            )
     answer = command("show", outline)
     assert "mvtec_ad/grid (all)" in answer.output.replace("\n", " ")
     assert "95.50" in answer.output

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanflow.benchmark_json import read_outline
+from sanflow.report.missing import missing_notes, missing_runs
 from sanflow.report.runs import Run, in_order
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
@@ -40,7 +41,7 @@ def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "title": outline.get("title") or outline.get("name") or results.resolve().name,
         "facts": _what_was_run(runs, summary),
         "table": _table_of(overview_table(summary)),
-        "missing": missing_runs(runs, outline),
+        "missing": missing_notes(missing_runs(results, runs)),
         "warnings": warnings_of(runs),
         "cite": list(CITATIONS),
     }
@@ -54,37 +55,11 @@ def summary_html(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     parts.append("<p>Every test image with its maps: <a href='explorer/index.html' target='_blank'>the explorer</a>, ")
     parts.append("explorer/index.html beside this report's file.</p>")
     parts.append(f"<p><strong>{escape(table.title)}</strong></p><p>{escape(table.caption)}</p>")
-    for section in table.sections:
-        parts.append(f"<p>{escape(section.heading)}</p>{html_section(section)}")
+    for number, section in enumerate(table.sections):
+        parts.append(f"<p>{escape(section.heading)}</p>{html_section(section, f'overview{number}')}")
     parts += [f"<p>{escape(text)}</p>" for text in (*table.notes, *facts["missing"], *facts["warnings"])]
     parts += [f"<p>{escape(name)}: {'; '.join(map(escape, lines))}</p>" for name, lines in facts["facts"]]
     return "\n".join(parts) + "\n"
-
-
-def missing_runs(runs: Sequence[Run], outline: dict[str, Any]) -> list[str]:
-    """Name the runs that the benchmark promises but that are not there.
-
-    An experiment may be limited to some data sets; so it is expected on the categories of data sets where it has a
-    run, and one that has no run at all is named as a whole.
-    """
-    texts = []
-    found = {(run.dataset, run.category, run.experiment, run.seed) for run in runs}
-    known = in_order(run.experiment for run in runs)
-    texts += [
-        f"No run of experiment {name} is finished." for name in outline.get("experiments", []) if name not in known
-    ]
-    for dataset in in_order([*outline.get("datasets", {}), *(run.dataset for run in runs)]):
-        own = [run for run in runs if run.dataset == dataset]
-        if not own:
-            texts.append(f"No run on data set {dataset} is finished.")
-        categories = in_order([*outline.get("datasets", {}).get(dataset, []), *(run.category for run in own)])
-        for experiment in in_order(run.experiment for run in own):
-            seeds = in_order(run.seed for run in runs if run.experiment == experiment)
-            for seed in seeds:
-                lacks = [name for name in categories if (dataset, name, experiment, seed) not in found]
-                if lacks:
-                    texts.append(f"{dataset}, experiment {experiment}, seed {seed}: no result for {', '.join(lacks)}.")
-    return texts
 
 
 def warnings_of(runs: Iterable[Run]) -> list[str]:

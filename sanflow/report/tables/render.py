@@ -1,9 +1,18 @@
-"""A table as CSV, Markdown, LaTeX (booktabs) and a page of HTML that opens by itself."""
+"""Write a table as CSV, Markdown, LaTeX (booktabs) and a page of HTML that opens by itself.
+
+Names of data sets, categories and experiments are the user's. Each format has characters that would be executed or
+swallowed; they are written out here, so that a name is shown as it is.
+"""
 
 import html
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+from pandas.io.formats.style import Styler
 from tabulate import tabulate
 
 from sanflow.files import atomic_path
@@ -23,6 +32,7 @@ LATEX_SPECIAL = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "–": "--",
@@ -32,7 +42,13 @@ LATEX_SPECIAL = {
     "◊": r"$\diamond$",
     "Δ": r"$\Delta$",
     "·": r"$\cdot$",
+    # At the start of a row both would be taken for an argument of the line break before it.
+    "[": "{[}",
+    "*": "{*}",
 }
+MARKDOWN_SPECIAL = re.compile(r"[\\|*\[]")
+# A spreadsheet takes a text that starts so for a formula and runs it (OWASP, "CSV Injection").
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 STYLE = """
   body { font: 15px/1.45 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 1.5rem; }
@@ -41,8 +57,8 @@ STYLE = """
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; margin: .5rem 0; }
   th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
-  th { border-bottom: 1px solid; font-weight: 600; vertical-align: bottom; } .left { text-align: left; }
-  tbody tr:hover td { background: #f3f5f7; } .footer td { border-top: 1px solid; }
+  th { border-bottom: 1px solid; font-weight: 600; vertical-align: bottom; } td.left { text-align: left; }
+  tbody tr:hover td { background: #f3f5f7; } td.footer { border-top: 1px solid; }
   .best { font-weight: 700; } .published { font-style: italic; color: #44546a; background: #f0f3f8; }
 """
 
@@ -67,21 +83,28 @@ def write_table(table: Table, folder: str | os.PathLike[str], formats: tuple[str
 
 
 def to_csv(table: Table) -> str:
-    """The numbers at full precision, one row per number, with what they are and where they come from."""
-    return table.data.to_csv(index=False, lineterminator="\n")
+    """The numbers at full precision, one row per number, with what they are and where they come from.
+
+    Texts that a spreadsheet would run as a formula begin with an apostrophe.
+    """
+
+    def inert(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    return table.data.map(inert).to_csv(index=False, lineterminator="\n")
 
 
 def to_markdown(table: Table) -> str:
     """A Markdown page: best in bold, published in italics."""
-    parts = [f"# {table.title}", table.caption]
+    parts = [f"# {escape_markdown(table.title)}", escape_markdown(table.caption)]
     for section in table.sections:
         if section.heading:
-            parts.append(f"## {section.heading}")
+            parts.append(f"## {escape_markdown(section.heading)}")
         rows = [[_markdown_cell(cell) for cell in row] for row in section.rows]
         alignment = ["left" if column < section.text_columns else "right" for column in range(len(section.header))]
-        header = [name.replace("|", "\\|") for name in section.header]
+        header = [escape_markdown(name) for name in section.header]
         parts.append(tabulate(rows, header, tablefmt="pipe", colalign=alignment, disable_numparse=True))
-    parts.extend(table.notes)
+    parts.extend(map(escape_markdown, table.notes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,10 +125,10 @@ def to_html(table: Table) -> str:
     """One page of HTML without anything outside it."""
     title = html.escape(table.title)
     body = [f"<h1>{title}</h1>", f"<p>{html.escape(table.caption)}</p>"]
-    for section in table.sections:
+    for number, section in enumerate(table.sections):
         if section.heading:
             body.append(f"<h2>{html.escape(section.heading)}</h2>")
-        body.append(f'<div class="scroll">{html_section(section)}</div>')
+        body.append(f'<div class="scroll">{html_section(section, f"{table.name}{number}")}</div>')
     if table.notes:
         body.append('<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in table.notes) + "</ul>")
     return (
@@ -124,31 +147,51 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX_SPECIAL.get(character, character) for character in text)
 
 
+def escape_markdown(text: str) -> str:
+    r"""Text whose marks, tags and bars are shown, not obeyed.
+
+    Example:
+        >>> print(escape_markdown("<b>a|b*"))
+        &lt;b&gt;a\|b\*
+    """
+    return MARKDOWN_SPECIAL.sub(r"\\\g<0>", html.escape(text, quote=False))
+
+
 def _markdown_cell(cell: Cell) -> str:
-    text = cell.text.replace("|", "\\|")
+    text = escape_markdown(cell.text)
     return f"**{text}**" if cell.best else f"*{text}*" if cell.published and text != MISSING else text
 
 
-def _latex_cell(cell: Cell) -> str:
-    text = escape_latex(cell.text)
-    return rf"\textbf{{{text}}}" if cell.best else rf"\textit{{{text}}}" if cell.published else text
+def _styler(section: Section, escape: Callable[[str], str], identity: str = "") -> Styler:
+    """The texts of a section, escaped; its columns are numbered, because names may repeat."""
+    texts = [[cell.text for cell in row] for row in section.rows]
+    frame = pd.DataFrame(texts, columns=range(len(section.header)))
+
+    def name_of(column: Any) -> str:
+        return escape(section.header[column])
+
+    # The identity is fixed, so that the same table gives the same bytes.
+    styler = Styler(frame, uuid=identity, cell_ids=False)
+    return styler.hide(axis="index").format(lambda text: escape(str(text))).format_index(name_of, axis="columns")
+
+
+def _of_cells(section: Section, say: Callable[[Cell, int, int], str]) -> pd.DataFrame:
+    """What a function says of each cell, its row and its column."""
+    return pd.DataFrame(
+        [[say(cell, row, column) for column, cell in enumerate(cells)] for row, cells in enumerate(section.rows)]
+    )
 
 
 def _latex_section(table: Table, section: Section) -> list[str]:
+    def command(cell: Cell, row: int, column: int) -> str:
+        return "textbf: --rwrap" if cell.best else "textit: --rwrap" if cell.published else ""
+
+    styler = _styler(section, escape_latex).apply(lambda _: _of_cells(section, command), axis=None)
     alignment = "l" * section.text_columns + "r" * (len(section.header) - section.text_columns)
-    heading = f" ({section.heading})" if section.heading else ""
-    rows = [" & ".join(map(_latex_cell, row)) + r" \\" for row in section.rows]
+    tabular = styler.to_latex(column_format=alignment, hrules=True).splitlines()
     if section.footer:
-        rows.insert(len(rows) - section.footer, r"\midrule")
-    tabular = [
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        " & ".join(escape_latex(name) for name in section.header) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
+        tabular.insert(tabular.index(r"\bottomrule") - section.footer, r"\midrule")
+    heading = f" ({section.heading})" if section.heading else ""
     if len(section.header) > 7:
         tabular = [r"\resizebox{\linewidth}{!}{%", *tabular[:-1], tabular[-1] + "}"]
     notes = [r"\par\smallskip\raggedright\footnotesize " + escape_latex(note) for note in table.notes]
@@ -162,26 +205,32 @@ def _latex_section(table: Table, section: Section) -> list[str]:
     ]
 
 
-def html_section(section: Section) -> str:
-    """One section as an HTML table; all texts are escaped."""
+def html_section(section: Section, identity: str) -> str:
+    """One section as an HTML table; all texts are escaped.
 
-    def cell(row: list[Cell], column: int) -> str:
+    Arguments:
+        section: To show.
+        identity: Of the table among those of the page.
+    """
+    first_footer = len(section.rows) - section.footer
+
+    def classes(cell: Cell, row: int, column: int) -> str:
         names = {
             "left": column < section.text_columns,
-            "best": row[column].best,
-            "published": row[column].published,
+            "best": cell.best,
+            "published": cell.published,
+            "footer": row == first_footer,
         }
-        classes = " ".join(name for name, holds in names.items() if holds)
-        return f'<td class="{classes}">{html.escape(row[column].text)}</td>'
+        return " ".join(name for name, holds in names.items() if holds)
 
-    def header_cell(column: int, name: str) -> str:
-        kind = "left" if column < section.text_columns else "published" if PUBLISHED_MARK in name else ""
-        return f'<th class="{kind}">{html.escape(name)}</th>'
-
-    first_footer = len(section.rows) - section.footer
-    rows = []
-    for number, row in enumerate(section.rows):
-        opening = '<tr class="footer">' if section.footer and number == first_footer else "<tr>"
-        rows.append(opening + "".join(cell(row, column) for column in range(len(row))) + "</tr>")
-    header = "".join(header_cell(column, name) for column, name in enumerate(section.header))
-    return f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
+    published = "font-style: italic; color: #44546a; background: #f0f3f8"
+    heads: list[Any] = [
+        {"selector": f"th.col{left}", "props": "text-align: left"} for left in range(section.text_columns)
+    ]
+    heads += [
+        {"selector": f"th.col{column}", "props": published}
+        for column, name in enumerate(section.header)
+        if PUBLISHED_MARK in name
+    ]
+    styler = _styler(section, html.escape, identity).set_td_classes(_of_cells(section, classes))
+    return styler.set_table_styles(heads).to_html()
