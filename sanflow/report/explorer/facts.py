@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanflow.benchmark_json import read_outline
+from sanflow.report.missing import missing_runs
 from sanflow.report.runs import Run, in_order
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
@@ -20,6 +21,7 @@ CITATIONS = (
     "D. Kim, S. Baik, T. H. Kim: SANFlow: Semantic-Aware Normalizing Flow for Anomaly Detection. Advances in Neural "
     "Information Processing Systems 36, 2023.",
 )
+PLAN_UNKNOWN = "benchmark.json does not list which runs were planned, so it is not known whether any is missing."
 
 
 def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "title": outline.get("title") or outline.get("name") or results.resolve().name,
         "facts": _what_was_run(runs, summary),
         "table": _table_of(overview_table(summary)),
-        "missing": missing_runs(runs, outline),
+        "missing": missing_runs(results, runs) if outline.get("runs_on") else [PLAN_UNKNOWN],
         "warnings": warnings_of(runs),
         "cite": list(CITATIONS),
     }
@@ -59,32 +61,6 @@ def summary_html(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     parts += [f"<p>{escape(text)}</p>" for text in (*table.notes, *facts["missing"], *facts["warnings"])]
     parts += [f"<p>{escape(name)}: {'; '.join(map(escape, lines))}</p>" for name, lines in facts["facts"]]
     return "\n".join(parts) + "\n"
-
-
-def missing_runs(runs: Sequence[Run], outline: dict[str, Any]) -> list[str]:
-    """Name the runs that the benchmark promises but that are not there.
-
-    An experiment may be limited to some data sets; so it is expected on the categories of data sets where it has a
-    run, and one that has no run at all is named as a whole.
-    """
-    texts = []
-    found = {(run.dataset, run.category, run.experiment, run.seed) for run in runs}
-    known = in_order(run.experiment for run in runs)
-    texts += [
-        f"No run of experiment {name} is finished." for name in outline.get("experiments", []) if name not in known
-    ]
-    for dataset in in_order([*outline.get("datasets", {}), *(run.dataset for run in runs)]):
-        own = [run for run in runs if run.dataset == dataset]
-        if not own:
-            texts.append(f"No run on data set {dataset} is finished.")
-        categories = in_order([*outline.get("datasets", {}).get(dataset, []), *(run.category for run in own)])
-        for experiment in in_order(run.experiment for run in own):
-            seeds = in_order(run.seed for run in runs if run.experiment == experiment)
-            for seed in seeds:
-                lacks = [name for name in categories if (dataset, name, experiment, seed) not in found]
-                if lacks:
-                    texts.append(f"{dataset}, experiment {experiment}, seed {seed}: no result for {', '.join(lacks)}.")
-    return texts
 
 
 def warnings_of(runs: Iterable[Run]) -> list[str]:

@@ -18,7 +18,7 @@ from sanflow.data.index import read_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.files import read_json, write_json
 from sanflow.report.explorer import write_explorer
-from sanflow.report.explorer.facts import facts_of, missing_runs, summary_html, warnings_of
+from sanflow.report.explorer.facts import PLAN_UNKNOWN, facts_of, summary_html, warnings_of
 from sanflow.report.runs import read_runs
 from tests.helpers.results import imagine_benchmark, write_metrics
 
@@ -130,21 +130,17 @@ def test_top_says_what_was_run(results):
     assert texts["Seeds"] == ["0"]
     assert texts["Training time"] == ["6 minutes, all runs together"]  # four times 90 seconds
     assert [row[0]["text"] for row in facts["table"]["sections"][0]["rows"]] == ["cflow-matched‡", "SANFlow‡"]
-    assert facts["missing"] == []
+    assert facts["missing"] == [PLAN_UNKNOWN]  # the made-up benchmark has no benchmark.json
 
 
 def test_missing_runs_are_named(tmp_path):
-    for run in ("a/x/one/seed0", "a/x/two/seed0", "a/y/one/seed0", "a/x/one/seed1"):
-        write_metrics(tmp_path, f"{run}/metrics.json".removesuffix("/metrics.json"))
-    outline = {"datasets": {"a": ["x", "y", "z"], "b": []}, "experiments": ["one", "two", "three"]}
+    for run in ("a/x/one/seed0", "a/x/two/seed0", "a/y/one/seed0"):
+        write_metrics(tmp_path, run)
+    assert facts_of(tmp_path, read_runs(tmp_path))["missing"] == [PLAN_UNKNOWN]
+    outline = {"datasets": {"a": ["x", "y"]}, "experiments": ["one", "two"], "seeds": [0]}
+    outline["runs_on"] = {"one": ["a"], "two": ["a"]}
     write_json(tmp_path / "benchmark.json", {"name": "n", "title": "t", **outline})
-    assert missing_runs(read_runs(tmp_path), outline) == [
-        "No run of experiment three is finished.",
-        "a, experiment one, seed 0: no result for z.",
-        "a, experiment one, seed 1: no result for y, z.",
-        "a, experiment two, seed 0: no result for y, z.",
-        "No run on data set b is finished.",
-    ]
+    assert facts_of(tmp_path, read_runs(tmp_path))["missing"] == ["a/y (two)"]
 
 
 def test_warnings_are_listed_once_with_their_runs(tmp_path):
