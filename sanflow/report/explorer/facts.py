@@ -21,6 +21,7 @@ CITATIONS = (
     "D. Kim, S. Baik, T. H. Kim: SANFlow: Semantic-Aware Normalizing Flow for Anomaly Detection. Advances in Neural "
     "Information Processing Systems 36, 2023.",
 )
+PLAN_UNKNOWN = "benchmark.json does not list which runs were planned, so it is not known whether any is missing."
 
 
 def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "title": outline.get("title") or outline.get("name") or results.resolve().name,
         "facts": _what_was_run(runs, summary),
         "table": _table_of(overview_table(summary)),
-        "missing": missing_notes(missing_runs(results, runs)),
+        "missing": missing_notes(missing_runs(results, runs)) if outline.get("runs_on") else [PLAN_UNKNOWN],
         "warnings": warnings_of(runs),
         "cite": list(CITATIONS),
     }

@@ -18,7 +18,7 @@ from sanflow.data.index import read_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.files import read_json, write_json
 from sanflow.report.explorer import write_explorer
-from sanflow.report.explorer.facts import facts_of, summary_html, warnings_of
+from sanflow.report.explorer.facts import PLAN_UNKNOWN, facts_of, summary_html, warnings_of
 from sanflow.report.runs import read_runs
 from tests.helpers.results import imagine_benchmark, write_metrics
 
@@ -130,15 +130,17 @@ def test_top_says_what_was_run(results):
     assert texts["Seeds"] == ["0"]
     assert texts["Training time"] == ["6 minutes, all runs together"]  # four times 90 seconds
     assert [row[0]["text"] for row in facts["table"]["sections"][0]["rows"]] == ["cflow-matched‡", "SANFlow‡"]
-    assert facts["missing"] == []
+    assert facts["missing"] == [PLAN_UNKNOWN]  # the made-up benchmark has no benchmark.json
 
 
 def test_missing_runs_are_named(tmp_path):
-    write_metrics(tmp_path, "a/x/one/seed0")
-    outline = {"datasets": {"a": ["x", "y"]}, "runs_on": {"one": ["a"]}, "seeds": [0]}
-    write_json(tmp_path / "benchmark.json", {"name": "n", "title": "t", "experiments": ["one"], **outline})
-    facts = facts_of(tmp_path, read_runs(tmp_path))
-    assert facts["missing"] == ["Missing, and in no number here: a/y (all)."]
+    for run in ("a/x/one/seed0", "a/x/two/seed0", "a/y/one/seed0"):
+        write_metrics(tmp_path, run)
+    assert facts_of(tmp_path, read_runs(tmp_path))["missing"] == [PLAN_UNKNOWN]
+    outline = {"datasets": {"a": ["x", "y"]}, "experiments": ["one", "two"], "seeds": [0]}
+    outline["runs_on"] = {"one": ["a"], "two": ["a"]}
+    write_json(tmp_path / "benchmark.json", {"name": "n", "title": "t", **outline})
+    assert facts_of(tmp_path, read_runs(tmp_path))["missing"] == ["Missing, and in no number here: a/y (two)."]
 
 
 def test_warnings_are_listed_once_with_their_runs(tmp_path):

@@ -70,9 +70,8 @@ function showThreshold(items, categories) {
   slider.max = points.length - 1;
   slider.value = place;
   slider.disabled = !items.length;
-  const number = (value) => (value === Infinity ? "above every score" : shown(value));
   const text = one === null ? "each category at its own best F1"
-    : state.threshold === "" ? `${number(one)} (best F1)` : number(one);
+    : state.threshold === "" ? `${shown(one)} (best F1)` : shown(one);
   field("threshold-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
   slider.classList.toggle("idle", one === null);

@@ -48,7 +48,7 @@ function outline(path, kind) {
   return svg;
 }
 
-/** A number as a reader wants it: three digits that count. */
+/** A score or threshold as a reader wants it: three digits that count. */
 function shown(number) {
-  return Number.isFinite(number) ? String(Number(number.toPrecision(3))) : "–";
+  return Number.isFinite(number) ? String(Number(number.toPrecision(3))) : "above every score";
 }
