@@ -9,10 +9,10 @@ from typing import Any
 
 from sanflow.benchmark_json import read_outline
 from sanflow.report.runs import Run, in_order
+from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
 from sanflow.report.tables.overview import overview_table
 from sanflow.report.tables.render import html_section
-from sanflow.report.summary import Summary
 
 CITATIONS = (
     "The sanflow contributors: sanflow, a reproducible benchmark for visual anomaly detection. Software, version "
