@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sanflow.benchmark_json import claim, read_outline, write_outline
+from sanflow.benchmark_json import claim, read_outline
 from sanflow.cli import app
 from sanflow.errors import StorageError
 from sanflow.files import write_json
@@ -25,11 +25,10 @@ from sanflow.tracking import Tracker, job_tracker, masked, mirror
 from sanflow.tracking.contents import flattened, of_benchmark, of_job
 from sanflow.tracking.job_file import JobFile
 from sanflow.tracking.mirror import Mirror, ServerAwayError
-from sanflow.tracking.sync import sync
 from sanflow.tracking.tracker import LiveTracker
 from sanflow.tracking.uris import unreachable
+from tests.helpers.tracking import CATEGORY, artifacts, history, jobs_of, make_results, runs_of, send, waiting
 
-CATEGORY = "mvtec_ad/metal nut's"
 UNIT = f"{CATEGORY}/sanflow/seed0"
 DEAD = "http://ada:secret@127.0.0.1:9"
 
@@ -61,14 +60,6 @@ def uri(empty_database, tmp_path):
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def make_results(folder, experiments=("sanflow",)):
-    write_outline(
-        folder, name="bench", title="a title", digest="d" * 64, datasets={"mvtec_ad": []}, experiments=experiments
-    )
-    write_json(folder / CATEGORY / "index.json", {"root": "/data/mvtec_ad"})
-    return folder
-
-
 @pytest.fixture
 def results(tmp_path):
     return make_results(tmp_path / "results" / "bench")
@@ -76,35 +67,6 @@ def results(tmp_path):
 
 def live(uri, results, unit=UNIT):
     return LiveTracker(uri, results / "tracking", unit, read_outline(results))
-
-
-def send(uri, results, **options):
-    """`sanflow track sync` without the command line: one delivery per job."""
-    outline = claim(results)
-    parent = of_benchmark(outline, {"status": "RUNNING", "time": 1}, {})
-    return list(sync(Mirror(uri, results / "tracking", "bench"), results, outline, parent, **options))
-
-
-def jobs_of(uri):
-    return [run for run in runs_of(uri) if "mlflow.parentRunId" in run.data.tags]
-
-
-def runs_of(uri):
-    client = mlflow.MlflowClient(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, order_by=["attributes.start_time ASC"])
-
-
-def history(uri, run, metric):
-    return [(point.step, point.value) for point in mlflow.MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
-
-
-def artifacts(uri, run, folder=None):
-    return [item.path for item in mlflow.MlflowClient(uri).list_artifacts(run.info.run_id, folder)]
-
-
-def waiting(results):
-    return sorted(file.name for file in (results / "tracking").rglob("seed*") if file.is_file())
 
 
 def train(uri, results, epochs=2):
