@@ -1,10 +1,13 @@
-"""`results/<benchmark>/benchmark.json`: the name of a benchmark, its parts and their order.
+"""`results/<benchmark>/benchmark.json`: the name of a benchmark, its parts and their order, and whose results they are.
 
 Written when the benchmark begins, so that tables made by hand show what the workflow's show and name what is missing,
-and the mirror finds the benchmark's run from any process.
+and tracking finds the benchmark's runs from any process.
 """
 
+import getpass
 import os
+import socket
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,7 @@ def write_outline(
         "experiments": keys,
         "runs_on": {key: list((runs_on or {}).get(key, datasets)) for key in keys},
         "seeds": list(seeds),
+        "owner": _owner(Path(results), (read_outline(results) or {}).get("owner")),
     }
     write_json(Path(results, FILE), outline)
 
@@ -59,6 +63,54 @@ def read_outline(results: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     path = Path(results, FILE)
     return read_json(path) if path.exists() else None
+
+
+def claim(results: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read the outline, after its owner was brought up to date.
+
+    Runs at a tracking server belong to a user and a results folder by `owner.id`. A folder that was moved keeps its id;
+    a copy, or another user, gets a new one, so that two of them never write into one run.
+
+    Arguments:
+        results: Its folder, `results/<benchmark>`.
+
+    Returns:
+        The outline, or None where none was written.
+
+    Raises:
+        IntegrityError: If the file is damaged.
+    """
+    outline = read_outline(results)
+    if outline is not None:
+        owner = _owner(Path(results), outline.get("owner"))
+        if owner != outline.get("owner"):
+            outline["owner"] = owner
+            write_json(Path(results, FILE), outline)
+    return outline
+
+
+def _owner(results: Path, known: Mapping[str, str] | None) -> dict[str, str]:
+    here = {"user": _user(), "host": socket.gethostname(), "folder": str(results.resolve())}
+    if known is not None and known["user"] == here["user"]:
+        # One folder that several machines share has one path; the machine from which it is used may change.
+        if known["folder"] == here["folder"]:
+            return dict(known)
+        if known["host"] == here["host"] and not _is_copy(results, known):
+            return here | {"id": known["id"]}
+    return here | {"id": uuid.uuid4().hex}
+
+
+def _is_copy(results: Path, known: Mapping[str, str]) -> bool:
+    """Whether the folder from which the results come is still there, as another one."""
+    original = Path(known["folder"], FILE)
+    return original.exists() and not original.samefile(results / FILE) and known["id"] in original.read_text("utf-8")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return str(os.getuid())
 
 
 def position(name: str, order: Sequence[str]) -> tuple[int, str]:

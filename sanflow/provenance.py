@@ -210,15 +210,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def environment_tags() -> dict[str, Any]:
-    """What `environment` says, under the names of MLflow tags."""
-    facts = environment()
-    return {f"sanflow.{key}": facts[key] for key in ("git_commit", "git_dirty", "python", "platform")} | {
-        "sanflow.version": facts["sanflow"],
-        "versions": facts["packages"],
-    }
-
-
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -55,7 +55,6 @@ def train(
     from sanflow.methods.registry import detector_method
     from sanflow.pipeline.benchmark import Job, load_experiment
     from sanflow.prediction.calibration import calibrate_on_held_out
-    from sanflow.provenance import fit_digest
     from sanflow.tracking import job_tracker
 
     _log_to_stderr()
@@ -63,8 +62,7 @@ def train(
     method = detector_method(settings.method)
     content = read_index(index)
     job = Job(content.dataset, content.category, experiment, seed)
-    digest = fit_digest(settings, content.dataset, content.category)
-    with job_tracker(tracking, unit=str(job.folder), digest=digest, stage="train") as tracker:
+    with job_tracker(tracking, str(job.folder)) as tracker:
         fit_job = FitJob(
             settings,
             experiment,

@@ -1,14 +1,12 @@
 """Commands about results: `score-external`, `evaluate`, `tables`, `figures`, `show`."""
 
-import dataclasses
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument, TrackingOption
+from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument
 from sanflow.config import handed_on
 
 ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
@@ -64,8 +62,6 @@ def evaluate(
     experiment: Annotated[str | None, typer.Option(help="Key of the experiment in it.")] = None,
     history: Annotated[Path | None, typer.Option(help="train.json of the run, for its cost.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 1000,
-    tracking: TrackingOption = None,
-    untracked: Annotated[bool, typer.Option("--untracked", help="Log nothing to MLflow.")] = False,
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
     from sanflow.evaluation.evaluate import evaluate_files
@@ -78,31 +74,6 @@ def evaluate(
     for warning in found.metrics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE))
-    if tracking is not None and settings is not None and not untracked:
-        _track(tracking, found, settings, [output, *([images] if images else [])])
-
-
-def _track(tracking: Path, found: Any, settings: Any, files: list[Path]) -> None:
-    """Log the metrics of a run to MLflow."""
-    from sanflow.methods.method import DetectorMethod
-    from sanflow.methods.registry import METHODS
-    from sanflow.pipeline.benchmark import Job
-    from sanflow.provenance import environment_tags, fit_digest
-    from sanflow.tracking import job_tracker
-
-    provenance, index = found.metrics["provenance"], found.index
-    job = Job(index.dataset, index.category, str(provenance["experiment_name"]), provenance["seed"] or 0)
-    numbers = {f"test/{name}": value for name, value in found.metrics.items() if isinstance(value, float)}
-    digest = fit_digest(settings, index.dataset, index.category)
-    with job_tracker(tracking, unit=str(job.folder), digest=digest, stage="evaluate", send=False) as run:
-        if not isinstance(METHODS[settings.method], DetectorMethod):  # else the fit has logged it
-            fit_settings = settings.fit_settings(index.dataset, index.category)
-            run.log_params({**dataclasses.asdict(job), "settings": fit_settings})
-            run.log_tags({**environment_tags(), "config_digest": digest, "data_digest": index.digest})
-        run.log_dataset(f"{index.dataset}/{index.category}", index.digest, str(index.root), "test")
-        run.log_metrics({name: value for name, value in numbers.items() if not math.isnan(value)}, step=0)
-        for file in files:
-            run.log_artifact(file)
 
 
 def tables(

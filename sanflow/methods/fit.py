@@ -14,11 +14,11 @@ from sanflow.methods.checkpoints import Checkpoint, save_checkpoint
 from sanflow.methods.cost import Cost
 from sanflow.methods.method import FitJob
 from sanflow.methods.registry import detector_method
-from sanflow.provenance import Provenance, Step, environment, environment_tags, fit_digest, modules_digest
+from sanflow.provenance import Provenance, Step, environment, fit_digest, modules_digest
 
 
 class FitFiles:
-    """Writes the outputs of one fit and tells the tracker of it.
+    """Write the outputs of one fit and log it.
 
     Arguments:
         job: The fit.
@@ -36,6 +36,21 @@ class FitFiles:
         index = job.index
         self.config_digest = fit_digest(job.experiment, index.dataset, index.category)
         self.code_digest = modules_digest(detector_method(job.experiment.method).fit_modules)
+        self._known: dict[str, Any] = {
+            "job": {
+                "dataset": index.dataset,
+                "category": index.category,
+                "experiment": job.name,
+                "seed": job.seed,
+                "settings": job.settings,
+            },
+            "device": device,
+            "precision": precision,
+            "training_images": len(job.training.train),
+            "digests": {"config": self.config_digest, "data": index.digest, "code": self.code_digest},
+            "versions": environment(),
+        }
+        job.tracker.log(self._known)
 
     def introduce(self, facts: Mapping[str, Any]) -> None:
         """Log what is fitted, and with what.
@@ -43,29 +58,16 @@ class FitFiles:
         Arguments:
             facts: What may differ between attempts: parameters, steps and so on.
         """
-        job, index = self.job, self.job.index
-        job.tracker.log_params(
-            {
-                "dataset": index.dataset,
-                "category": index.category,
-                "experiment": job.name,
-                "seed": job.seed,
-                "settings": job.settings,
-            }
-        )
-        job.tracker.log_tags(
-            {
-                **environment_tags(),
-                "device": self.device,
-                "precision": self.precision,
-                "training_images": len(job.training.train),
-                **facts,
-                "code_digest": self.code_digest,
-                "config_digest": self.config_digest,
-                "data_digest": index.digest,
-            }
-        )
-        job.tracker.log_dataset(f"{index.dataset}/{index.category}", index.digest, str(index.root), "train")
+        self._known |= facts
+        self.log_history([])
+
+    def log_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Log the epochs so far.
+
+        Arguments:
+            history: One mapping per epoch, JSON values.
+        """
+        self.job.tracker.log({**self._known, "history": list(history)})
 
     def write_checkpoint(
         self,
@@ -121,7 +123,7 @@ class FitFiles:
         )
 
     def write_record(self, cost: Cost, facts: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write train.json, and log it with its costs.
+        """Write train.json, and log it.
 
         Arguments:
             cost: Of all attempts.
@@ -133,28 +135,17 @@ class FitFiles:
         fitting = sum(seconds.get(phase, 0.0) for phase in ("steps", "waiting_for_data"))
         images = facts.get("images")
         record = {
-            "history": [dict(epoch) for epoch in history],
-            "device": self.device,
-            "precision": self.precision,
-            "training_images": len(self.job.training.train),
+            **self._known,
             **facts,
+            "history": [dict(epoch) for epoch in history],
             "seconds": seconds,
             "images_per_second": images / fitting if images and fitting else None,
             "peak_memory_bytes": cost.peak(),
             "energy_joules": cost.energy(),
             "attempts": cost.attempts,
-            "digests": {"config": self.config_digest, "data": self.job.index.digest, "code": self.code_digest},
-            "versions": environment(),
         }
         write_json(self.job.outputs.record, record)
-        tracker = self.job.tracker
-        tracker.log_artifact(self.job.outputs.record)
-        costs = {f"seconds_{phase}": value for phase, value in seconds.items()}
-        costs |= {
-            name: record[name] for name in ("images_per_second", "peak_memory_bytes", "energy_joules", "attempts")
-        }
-        known = {f"cost/{name}": float(value) for name, value in costs.items() if value is not None}
-        tracker.log_metrics(known, step=len(history))
+        self.job.tracker.log(record)
 
 
 def _usual_size(index: Index) -> list[int]:

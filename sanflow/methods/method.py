@@ -115,7 +115,7 @@ class FitJob:
         index: The category; a fit opens only the images of `training`.
         seed: Of everything that is drawn.
         outputs: Where to write.
-        tracker: Logs parameters, epochs and costs.
+        tracker: Logs train.json as far as it is known; see `FitFiles`.
         cache: The image cache; None decodes into memory.
         device: `auto`, `cuda` or `cpu`.
         save_every_seconds: Shortest time between two saves of the state.

@@ -1,10 +1,10 @@
-"""Mirror of the files in MLflow: what a job tells of itself, kept in an outbox until a server has it.
+"""Show runs in MLflow, from the files of their results folder.
 
-Role: `open_tracker` gives each job its run; a server that is away warns and never fails a job.
-Layer: parts; depends on errors and files. MLflow is imported only when something is sent.
+Role: a training is logged while it runs, as far as the server can be reached; `sync` logs the rest from the files.
+Layer: parts; depends on benchmark_json, errors and files. MLflow is imported only when something is sent.
 """
 
-from sanflow.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker, job_tracker, open_tracker
-from sanflow.tracking.uris import masked
+from sanflow.tracking.tracker import Tracker, job_tracker
+from sanflow.tracking.uris import URI_VARIABLE, masked
 
-__all__ = ["MlflowTracker", "NullTracker", "Status", "Tracker", "job_tracker", "masked", "open_tracker"]
+__all__ = ["URI_VARIABLE", "Tracker", "job_tracker", "masked"]

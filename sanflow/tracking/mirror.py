@@ -1,18 +1,16 @@
-"""Sends events to MLflow. The only file that imports it, and only when something is sent.
+"""Make runs in MLflow equal to what the files say. The only file that imports MLflow, and only when it sends.
 
-Sending the same events again changes nothing: runs are found by a deterministic tag, metrics carry their times,
-and the rest overwrites itself.
+Whatever is there already is not sent again: a run is found by a tag and compared first.
 """
 
-import hashlib
+import contextlib
+import importlib.metadata
 import logging
 import os
 import re
+import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,289 +18,282 @@ import numpy as np
 from filelock import FileLock
 
 from sanflow.files import resource
-from sanflow.tracking.outbox import Event
-from sanflow.tracking.uris import masked, unreachable
+from sanflow.tracking.contents import Contents, Model
+from sanflow.tracking.uris import REQUEST_SECONDS, masked, request_seconds, unreachable
 
-logger = logging.getLogger(__name__)
-
-KEY_TAG = "sanflow.unit_key"
-MODEL_TAG = "sanflow.model"
-STATUS_TIME_TAG = "sanflow.status_time"
-# Short: a job waits for the server at most this long before it goes on without. A user's own values win.
+KEY_TAG, SENT_TAG, MODEL_TAG = "sanflow.unit_key", "sanflow.sent", "sanflow.model"
+# Short, because a training waits for the server. A user's own values win.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# Limits of one request, from MLflow's own checks.
-PARAMS_PER_BATCH = 100
-METRICS_PER_BATCH = 800
+# Characters of a parameter or tag; MLflow takes 6000.
 VALUE_LENGTH = 5000
-
-_run_ids: dict[tuple[str, str], str] = {}
-# (run, metric) -> the steps and values that the server has had of earlier attempts.
-_told: dict[tuple[str, str], set[tuple[int, float]]] = {}
-
-
-def send(uri: str, folder: Path, identity: dict[str, Any], events: list[Event]) -> str | None:
-    """Send events of one run; say what went wrong, or None if all arrived.
-
-    Arguments:
-        uri: MLflow's tracking URI.
-        folder: `results/<benchmark>/tracking`; relative artifact paths start at its parent.
-        identity: The run's key, name, parent key and experiment, see `tracker.run_identity`.
-        events: Oldest first.
-    """
-    if not events:
-        return None
-    if reason := unreachable(uri):
-        return f"the server at {masked(uri)} cannot be reached: {reason}"
-    try:
-        _Run(uri, folder, identity, events[0]["time"]).send(events)
-    except Exception as error:
-        # Whatever MLflow or its database raises, the job's own work is worth more than its mirror.
-        _run_ids.clear()
-        _told.clear()
-        return f"the server at {masked(uri)} did not take the events: {masked(_first_line(error))}"
-    return None
+# An upload gets a second for so many bytes, in addition to the time of any request.
+SLOWEST_BYTES_PER_SECOND = 500_000
+# Columns of MLflow's database with addresses of artifacts.
+ADDRESSES = {
+    "experiments": ["artifact_location"],
+    "runs": ["artifact_uri"],
+    "logged_models": ["artifact_location"],
+    "model_versions": ["source", "storage_location"],
+}
 
 
-def initialise(uri: str, folder: Path) -> str | None:
-    """Make the database's tables once, before many jobs start at the same time and race for it.
+class ServerAwayError(Exception):
+    """The server cannot be reached or used; the message holds no password."""
+
+
+class Mirror:
+    """The runs of one benchmark in MLflow.
 
     Arguments:
         uri: MLflow's tracking URI.
         folder: `results/<benchmark>/tracking`.
+        benchmark: Its name.
 
-    Returns:
-        What went wrong, or None.
+    Raises:
+        ServerAwayError: If the server cannot be reached, or does not give the experiment.
     """
-    if reason := unreachable(uri):
-        return f"the server at {masked(uri)} cannot be reached: {reason}"
-    try:
-        _import_mlflow()
-        with _alone(uri, folder):
-            _client(uri).search_experiments(max_results=1)
-    except Exception as error:
-        return f"{masked(uri)} cannot be used: {masked(_first_line(error))}"
-    return None
 
-
-class _Run:
-    """One run at the server, found or made."""
-
-    def __init__(self, uri: str, folder: Path, identity: dict[str, Any], start_time: int) -> None:
+    def __init__(self, uri: str, folder: Path, benchmark: str) -> None:
         self._uri = uri
-        self._folder = folder
-        key = (uri, identity["key"])
-        _import_mlflow()
-        if key not in _run_ids:
-            with _alone(uri, folder):
-                client = _client(uri)
-                experiment = _experiment(client, uri, identity["experiment"])
-                parent = None
-                if identity["parent"]:
-                    parent = _find_or_make(
-                        client,
-                        experiment,
-                        identity["parent"],
-                        identity["experiment"],
-                        parent=None,
-                        start_time=start_time,
-                    )
-                _run_ids[key] = _find_or_make(
-                    client, experiment, identity["key"], identity["name"], parent=parent, start_time=start_time
-                )
-        self._client = _client(uri)
-        self._id = _run_ids[key]
+        self._runs: dict[str, Any] = {}
+        # (id of a run, metric) -> the steps and values that the server has.
+        self._points: dict[tuple[str, str], set[tuple[int, str]]] = {}
+        database = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+        lock = database.with_name(database.name + ".lock") if database else folder / "runs.lock"
+        # Processes that start at the same time must not make the same database, experiment or run twice.
+        self._lock = FileLock(lock, timeout=60)
+        if reason := unreachable(uri):
+            raise ServerAwayError(f"the server at {masked(uri)} cannot be reached: {reason}")
+        try:
+            client = _import_mlflow()
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock:
+                self._client = client(tracking_uri=uri)
+                self._experiment = _experiment(self._client, f"sanflow/{benchmark}", database)
+        except Exception as error:
+            raise ServerAwayError(f"{masked(uri)} cannot be used: {_first_line(error)}") from error
 
-    def send(self, events: list[Event]) -> None:
-        of = {
-            kind: [event for event in events if event["kind"] == kind]
-            for kind in ("params", "metrics", "tags", "dataset", "artifact", "model", "status")
-        }
-        self._log_params({key: value for event in of["params"] for key, value in event["values"].items()})
-        self._log_metrics(of["metrics"])
-        self._log_tags({key: value for event in of["tags"] for key, value in event["values"].items()})
-        for event in of["dataset"]:
-            self._log_dataset(event)
-        for event in of["artifact"]:
-            self._log_artifact(event)
-        for event in of["model"]:
-            self._log_model(event)
-        if of["status"]:
-            self._set_status(of["status"][-1])
+    def put(self, contents: Contents, *, models: bool = False) -> bool:
+        """Make one run equal to its contents.
 
-    def _log_params(self, values: dict[str, str]) -> None:
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
+        Arguments:
+            contents: What the run shall show.
+            models: Also show its checkpoint, if it has one, as an MLflow model.
 
-        params = [Param(_name(key), value[:VALUE_LENGTH]) for key, value in values.items()]
-        for start in range(0, len(params), PARAMS_PER_BATCH):
+        Returns:
+            Whether anything had to be sent.
+
+        Raises:
+            ServerAwayError: If the server does not answer any more.
+            ValueError: If the server answers but refuses a part; all other parts were sent.
+        """
+        refused: list[str] = []
+
+        def attempt(part: Callable[..., Any], *arguments: Any) -> Any:
             try:
-                self._client.log_batch(self._id, params=params[start : start + PARAMS_PER_BATCH])
-            except MlflowException as error:
-                if error.error_code != "INVALID_PARAMETER_VALUE":
-                    raise
-                # Never accepted, however often it is sent: keeping it would block all that follows.
-                logger.warning("Tracking: parameters refused by the server: %s", masked(_first_line(error)))
+                return part(*arguments)
+            except Exception as error:
+                self._require_server(error)
+                refused.append(_first_line(error))
 
-    def _log_metrics(self, events: list[Event]) -> None:
-        from mlflow.entities import Metric
+        known = contents.key in self._runs
+        if run := attempt(self._run, contents):
+            digest, sent = contents.digest(), run.data.tags.get(SENT_TAG)
+            model = contents.model if models else None
+            if model is not None and run.data.tags.get(MODEL_TAG) == model.digest:
+                model = None
+            if sent == digest and model is None:
+                return False
+            attempt(self._log_values, run, contents)
+            if contents.dataset is not None and not known:
+                attempt(self._log_dataset, run, *contents.dataset)
+            for path, folder in contents.artifacts.items() if sent != digest else ():
+                attempt(self._log_artifact, run, path, folder)
+            if model is not None:
+                attempt(self._log_model, run, model)
+            if contents.status != "RUNNING":
+                # Last: they say that the rest is there.
+                attempt(self._client.set_terminated, run.info.run_id, contents.status, contents.end)
+                if not refused:
+                    attempt(self._set_tag, run, SENT_TAG, digest)
+            elif not known:
+                attempt(self._client.update_run, run.info.run_id, "RUNNING")
+        if refused:
+            raise ValueError(f"the server refused a part of {contents.name}: {'; '.join(refused)}")
+        return True
 
-        metrics = [
-            Metric(_name(key), value, event["time"], event["step"])
-            for event in events
-            for key, value in event["values"].items()
-            if not self._has(_name(key), event["step"], value)
-        ]
-        for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self._client.log_batch(self._id, metrics=metrics[start : start + METRICS_PER_BATCH])
+    def _require_server(self, cause: Exception) -> None:
+        """Tell a refusal of one request from a server that is away, by a simple question."""
+        reason = unreachable(self._uri)
+        with contextlib.suppress(Exception):
+            if reason is None:
+                self._client.search_experiments(max_results=1)
+                return
+        raise ServerAwayError(
+            f"the server at {masked(self._uri)} cannot be reached: {reason or _first_line(cause)}"
+        ) from cause
 
-    def _has(self, key: str, step: int, value: float) -> bool:
-        """Whether an epoch was told by an attempt that was killed before it could save its state."""
-        if not key.startswith("train/"):
-            return False
-        if (self._id, key) not in _told:
-            history = self._client.get_metric_history(self._id, key)
-            _told[self._id, key] = {(metric.step, metric.value) for metric in history}
-        return (step, value) in _told[self._id, key]
+    def _run(self, contents: Contents) -> Any:
+        if contents.key not in self._runs:
+            with self._lock:
+                self._runs[contents.key] = self._find_or_make(contents)
+        return self._runs[contents.key]
 
-    def _log_tags(self, values: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
+    def _find_or_make(self, contents: Contents) -> Any:
+        key = contents.key[:32]
+        if found := self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1):
+            return found[0]
+        tags = {KEY_TAG: key, "mlflow.source.name": "sanflow", "mlflow.source.type": "LOCAL"}
+        if "mlflow.user" in contents.tags:
+            tags["mlflow.user"] = contents.tags["mlflow.user"]
+        if contents.parent is not None:
+            tags["mlflow.parentRunId"] = self._find_or_make(contents.parent).info.run_id
+        return self._client.create_run(self._experiment, contents.start, tags, contents.name)
 
-        tags = [RunTag(_name(key), masked(value)[:VALUE_LENGTH]) for key, value in values.items()]
-        for start in range(0, len(tags), PARAMS_PER_BATCH):
-            self._client.log_batch(self._id, tags=tags[start : start + PARAMS_PER_BATCH])
+    def _log_values(self, run: Any, contents: Contents) -> None:
+        """Log the parameters, metrics and tags that the server lacks."""
+        from mlflow.entities import Metric, Param, RunTag
 
-    def _log_dataset(self, event: Event) -> None:
+        params = {_name(name): value[:VALUE_LENGTH] for name, value in contents.params.items()}
+        new_params = {name: value for name, value in params.items() if name not in run.data.params}
+        tags = {_name(name): masked(value)[:VALUE_LENGTH] for name, value in contents.tags.items()}
+        new_tags = {name: value for name, value in tags.items() if run.data.tags.get(name) != value}
+        points = {(_name(name), step, repr(value)): value for name, value, step in contents.metrics}
+        new_points = {point: value for point, value in points.items() if point[1:] not in self._known(run, point[0])}
+        self._client.log_batch(
+            run.info.run_id,
+            [Metric(name, value, contents.end, step) for (name, step, _), value in new_points.items()],
+            [Param(name, value) for name, value in new_params.items()],
+            [RunTag(name, value) for name, value in new_tags.items()],
+        )
+        run.data.params.update(new_params)
+        run.data.tags.update(new_tags)
+        for name, step, value in new_points:
+            self._known(run, name).add((step, value))
+        if changed := [name for name, value in params.items() if run.data.params[name] != value]:
+            raise ValueError(f"parameters cannot be changed: {', '.join(changed)}")
+
+    def _known(self, run: Any, metric: str) -> set[tuple[int, str]]:
+        """Return the steps and values that the server has of a metric; values as text, because NaN is not NaN."""
+        key = run.info.run_id, metric
+        if key not in self._points:
+            history = self._client.get_metric_history(*key) if metric in run.data.metrics else []
+            self._points[key] = {(point.step, repr(float(point.value))) for point in history}
+        return self._points[key]
+
+    def _log_dataset(self, run: Any, name: str, digest: str, path: str, context: str) -> None:
         from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.http_dataset_source import HTTPDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        source: Any = CodeDatasetSource(tags={"path": event["source"]})
-        if event["source"].startswith(("http://", "https://")):
-            source = HTTPDatasetSource(event["source"])
-        # MLflow takes names of up to 500 characters.
-        dataset = MetaDataset(source, name=event["name"][:500], digest=event["digest"])  # type: ignore[abstract]
-        context = InputTag("mlflow.data.context", event["context"])
-        self._client.log_inputs(self._id, [DatasetInput(dataset._to_mlflow_entity(), [context])])
+        source = CodeDatasetSource(tags={"path": path})
+        # MLflow takes names of up to 500 characters and digests of up to 36.
+        dataset = MetaDataset(source, name=name[:500], digest=digest[:32])  # type: ignore[abstract]
+        tag = InputTag("mlflow.data.context", context)
+        self._client.log_inputs(run.info.run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 
-    def _log_artifact(self, event: Event) -> None:
-        path = self._folder.absolute().parent / event["path"]
-        if not path.exists():
-            logger.warning("Tracking: %s is gone and cannot be mirrored.", path)
-            return
-        self._client.log_artifact(self._id, str(path), event["folder"] or None)
+    def _log_artifact(self, run: Any, path: Path, folder: str) -> None:
+        with _time_for(path):
+            self._client.log_artifact(run.info.run_id, str(path), folder or None)
 
-    def _log_model(self, event: Event) -> None:
-        """Log a checkpoint as a model with its signature, unless this run has it already."""
+    def _log_model(self, run: Any, model: Model) -> None:
+        """Log a checkpoint as a model that brings its own code: nothing named sanflow is installed from an index."""
         import mlflow
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        if self._client.get_run(self._id).data.tags.get(MODEL_TAG) == event["digest"]:
-            return
-        results = self._folder.absolute().parent
-        height, width = event["input_size"]
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
-            Schema(
-                [
-                    TensorSpec(np.dtype("float32"), (-1,), "score"),
-                    TensorSpec(np.dtype("float32"), (-1, height, width), "map"),
-                ]
-            ),
-        )
+        height, width = model.input_size
+        images = TensorSpec(np.dtype("uint8"), (-1, height, width, 3))
+        scores = TensorSpec(np.dtype("float32"), (-1,), "score")
+        maps = TensorSpec(np.dtype("float32"), (-1, height, width), "map")
+        package = Path(__file__).resolve().parents[1]
+        # In a checkout the resources are beside the package, in an installation they are within it.
+        code = [package] if (package / "resources").exists() else [package, package.parent / "resources"]
         mlflow.set_tracking_uri(self._uri)
-        with warnings.catch_warnings(), mlflow.start_run(run_id=self._id):
+        with _time_for(model.checkpoint), warnings.catch_warnings(), mlflow.start_run(run_id=run.info.run_id):
             # About type hints, which the signature makes needless.
             warnings.simplefilter("ignore")
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(resource("mlflow_model.py")),
-                artifacts={name: str(results / event[name]) for name in ("checkpoint", "scores")},
-                signature=signature,
-                # Named here because MLflow would import the model to find out.
-                pip_requirements=[f"sanflow=={version('sanflow')}"],
+                artifacts={"checkpoint": str(model.checkpoint)},
+                signature=ModelSignature(Schema([images]), Schema([scores, maps])),
+                code_paths=[str(folder) for folder in code],
+                pip_requirements=requirements(),
             )
-        self._client.set_tag(self._id, MODEL_TAG, event["digest"])
+        self._set_tag(run, MODEL_TAG, model.digest)
 
-    def _set_status(self, event: Event) -> None:
-        # An outbox sent late must not overrule what a later attempt has told already.
-        known = self._client.get_run(self._id).data.tags.get(STATUS_TIME_TAG, "0")
-        if event["time"] < int(known):
-            return
-        if event["status"] == "RUNNING":
-            self._client.update_run(self._id, status="RUNNING")
-        else:
-            self._client.set_terminated(self._id, event["status"], event["time"])
-        self._client.set_tag(self._id, STATUS_TIME_TAG, str(event["time"]))
+    def _set_tag(self, run: Any, name: str, value: str) -> None:
+        self._client.set_tag(run.info.run_id, name, value)
+        run.data.tags[name] = value
 
 
-def _find_or_make(client: Any, experiment: str, key: str, name: str, *, parent: str | None, start_time: int) -> str:
-    """Id of the run with this key. The key is searched by its digest, so no name can break the query."""
-    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{digest}'", max_results=1)
-    if found:
-        return str(found[0].info.run_id)
-    tags = {KEY_TAG: digest, "sanflow.unit": key, "mlflow.source.name": "sanflow", "mlflow.source.type": "LOCAL"}
-    if parent:
-        tags["mlflow.parentRunId"] = parent
-    return str(client.create_run(experiment, start_time, tags, name).info.run_id)
+def requirements() -> list[str]:
+    """List the installed versions of sanflow's dependencies; sanflow itself is not among them.
+
+    Snakemake is left out, because a model needs no workflow.
+    """
+    demanded = [one for one in importlib.metadata.requires("sanflow") or [] if "extra ==" not in one]
+    names = [re.split(r"[^\w.-]", one)[0] for one in demanded]
+    # Without the local part of a version such as 2.6.0+cpu, which is on no index.
+    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names if name != "snakemake"]
 
 
-def _experiment(client: Any, uri: str, name: str) -> str:
-    """Id of the benchmark's experiment, made if new. Artifacts of a SQLite mirror lie beside its database."""
-    from mlflow.exceptions import MlflowException
+@contextlib.contextmanager
+def _time_for(file: Path) -> Iterator[None]:
+    """Give MLflow's requests the time that the upload of a file of this size needs."""
+    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    seconds = request_seconds() + file.stat().st_size / SLOWEST_BYTES_PER_SECOND
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(seconds))
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before
 
-    name = f"sanflow/{name}"
+
+def _experiment(client: Any, name: str, database: Path | None) -> str:
+    """Find or make the benchmark's experiment; the artifacts of a SQLite database are beside it, also after a move."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    artifacts = database.parent / "mlflow-artifacts" if database else None
     found = client.get_experiment_by_name(name)
     if found is None:
-        database = _sqlite_path(uri)
-        location = (database.parent / "mlflow-artifacts").as_uri() if database else None
-        try:
-            return str(client.create_experiment(name, location))
-        except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
+        with contextlib.suppress(Exception):  # another machine may be faster
+            client.create_experiment(name, artifacts.as_uri() if artifacts else None)
+        found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    if database and artifacts:
+        location = Path(local_file_uri_to_path(found.artifact_location))
+        if location != artifacts and location.name == artifacts.name:
+            _move_artifacts(database, found.artifact_location, artifacts.as_uri())
     return str(found.experiment_id)
 
 
-@contextmanager
-def _alone(uri: str, folder: Path) -> Iterator[None]:
-    """Keep the processes that share a database (or a benchmark's folder) from making the same thing twice."""
-    database = _sqlite_path(uri)
-    path = database.with_name(database.name + ".lock") if database else folder / "runs.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path, timeout=60):
-        yield
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """The database file of a `sqlite:///` URI, else None."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
-
-
-@lru_cache(maxsize=4)
-def _client(uri: str) -> Any:
-    """A client; making one on an empty SQLite file makes its tables, which is why it is made under the lock."""
-    return _import_mlflow()(tracking_uri=uri)
+def _move_artifacts(database: Path, old: str, new: str) -> None:
+    """Change the addresses of artifacts in a database that was moved, because MLflow keeps absolute ones."""
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        for table, columns in ADDRESSES.items():
+            for column in columns:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
 
 
 def _import_mlflow() -> Any:
-    """MLflow's client class. The import takes seconds, so it happens before the lock is taken."""
+    """Import MLflow's client class. It takes seconds, so it is done before a lock is taken."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # A run id inherited from the caller's environment would redirect every event into that run.
+    # A run id inherited from the caller's environment would redirect everything into that run.
     os.environ.pop("MLFLOW_RUN_ID", None)
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -312,10 +303,10 @@ def _import_mlflow() -> Any:
 
 
 def _name(key: str) -> str:
-    """A key with the characters that MLflow refuses replaced."""
+    """Replace the characters that MLflow refuses in a name."""
     return re.sub(r"[^\w./ :-]", "_", key)[:240]
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    return masked(f"{type(error).__name__}: {lines[0] if lines else ''}"[:500])

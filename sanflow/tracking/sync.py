@@ -1,52 +1,71 @@
-"""Sends what was left behind: outboxes of jobs that ended while the server was away, or that were killed."""
+"""Send what MLflow does not have: finished jobs by their files, unfinished ones by their job files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sanflow.errors import IntegrityError, StorageError
-from sanflow.tracking.mirror import send
-from sanflow.tracking.outbox import Outbox, pending
+from sanflow.tracking.contents import Contents, runs_of
+from sanflow.tracking.job_file import JobFile
+from sanflow.tracking.mirror import Mirror
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of one outbox: `problem` is None if all of its `n_events` arrived; `running` if it was left alone."""
+    """Result for one job: `problem` is None if MLflow has all of it; `running` if it was left alone."""
 
-    name: str
-    n_events: int = 0
+    unit: str
+    sent: bool = False
     problem: str | None = None
     running: bool = False
 
 
-def sync(uri: str, folder: Path) -> Iterator[Delivery]:
-    """Send every outbox whose job has ended; one whose last word was RUNNING was killed and is told so.
+def units_of(results: Path) -> list[str]:
+    """List the jobs of `results/<benchmark>` of which something can be sent."""
+    folders = {results: "*/*/*/seed*/train.json", results / "tracking": "*/*/*/seed*.json"}
+    files = [file.relative_to(folder) for folder, pattern in folders.items() for file in folder.glob(pattern)]
+    files += [file.relative_to(results) for file in results.glob("*/*/*/seed*/metrics.json")]
+    return sorted({"/".join(file.with_suffix("").parts[:4]) for file in files})
+
+
+def sync(
+    mirror: Mirror, results: Path, outline: Mapping[str, Any], parent: Contents, *, models: bool = False
+) -> Iterator[Delivery]:
+    """Send every job that does not run; one that was RUNNING when its process ended was killed.
 
     Arguments:
-        uri: MLflow's tracking URI.
-        folder: `results/<benchmark>/tracking`.
+        mirror: Where to send.
+        results: `results/<benchmark>`.
+        outline: benchmark.json.
+        parent: From `contents.of_benchmark`.
+        models: Also log each checkpoint as an MLflow model.
 
     Returns:
-        One delivery per outbox, as it happens; the first that the server refuses is the last.
+        One delivery per job, as it happens. A job that is refused does not stop the others.
+
+    Raises:
+        ServerAwayError: If the server does not answer any more.
     """
-    for name in pending(folder):
+    for unit in units_of(results):
         try:
-            outbox = Outbox(folder, name)
+            file = JobFile(results / "tracking", unit)
         except StorageError:
-            yield Delivery(name, running=True)
+            yield Delivery(unit, running=True)
             continue
-        except (IntegrityError, FileNotFoundError) as error:
-            yield Delivery(name, problem=str(error))
-            continue
-        if outbox.was_killed():
-            outbox.append({"kind": "status", "status": "KILLED"})
-        events = outbox.read()
-        problem = send(uri, folder, outbox.identity, events)
-        if problem is None:
-            outbox.close(empty=True)
-        else:
-            outbox.release()
-        yield Delivery(name, len(events), problem)
-        if problem is not None:
-            # The next one would meet the same server.
-            return
+        sent, problems = False, ["not sent"]
+        try:
+            job = file.read()
+            if job is not None and job["status"] == "RUNNING":
+                job["status"] = "KILLED"
+            runs, problems = runs_of(results, unit, outline, parent, job), []
+            for run in runs:
+                try:
+                    sent |= mirror.put(run, models=models)
+                except ValueError as error:
+                    problems.append(str(error))
+        except IntegrityError as error:
+            problems = [str(error)]
+        finally:
+            file.close(remove=not problems)
+        yield Delivery(unit, sent, "; ".join(problems) or None)

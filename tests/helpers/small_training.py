@@ -12,7 +12,7 @@ from sanflow.data.index import Index, build_index, write_index
 from sanflow.methods.flow.training.loop import fit
 from sanflow.methods.method import FitJob, Outputs
 from sanflow.methods.registry import METHODS
-from sanflow.tracking import NullTracker
+from sanflow.tracking import Tracker
 
 SIZE, N_TRAIN, N_TEST = 16, 12, 3
 SQUARE = slice(SIZE // 4, 5 * SIZE // 8)
@@ -103,7 +103,7 @@ class SmallTraining:
                 self.index,
                 seed,
                 self.outputs,
-                NullTracker(),
+                Tracker(),
                 device=device,
                 save_every_seconds=save_every_seconds,
                 on_step=on_step,

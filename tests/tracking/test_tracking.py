@@ -1,34 +1,57 @@
-"""The mirror in MLflow: what a job tells arrives once, whatever happens to the server or to the job."""
+"""Runs in MLflow are what the files say, whatever happens to the server or to the job."""
 
+import contextlib
+import http.server
 import json
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
+from pathlib import Path
 
+import mlflow.exceptions
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from sanflow.benchmark_json import claim, read_outline
 from sanflow.cli import app
 from sanflow.errors import StorageError
-from sanflow.tracking import MlflowTracker, NullTracker, Tracker, job_tracker, masked, mirror, open_tracker
-from sanflow.tracking.outbox import Outbox, pending
-from sanflow.tracking.sync import sync
-from sanflow.tracking.tracker import flattened
+from sanflow.files import write_json
+from sanflow.tracking import Tracker, job_tracker, masked, mirror
+from sanflow.tracking.contents import flattened, of_benchmark, of_job
+from sanflow.tracking.job_file import JobFile
+from sanflow.tracking.mirror import Mirror, ServerAwayError
+from sanflow.tracking.tracker import LiveTracker
 from sanflow.tracking.uris import unreachable
+from tests.helpers.tracking import CATEGORY, artifacts, history, jobs_of, make_results, runs_of, send, waiting
 
-UNIT = "mvtec_ad/metal nut's/sanflow/seed0"
+UNIT = f"{CATEGORY}/sanflow/seed0"
 DEAD = "http://ada:secret@127.0.0.1:9"
+
+
+def record(epochs=0, settings="s", **more):
+    """train.json after some epochs, with all that is sent."""
+    history = [{"epoch": number, "loss": 1 / number, "nll": None} for number in range(1, epochs + 1)]
+    return {
+        "job": {"seed": 0, "settings": {"epochs": 2, "taps": ["a", "b"], "input_size": {"default": 64}}},
+        "digests": {"config": settings, "data": "f" * 64, "code": "c"},
+        "versions": {"git_commit": "abc", "packages": {"torch": "2.15.0"}},
+        "device": "none",
+        "training_images": 5,
+        "history": history,
+    } | more
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """A database with its tables: making them takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    assert mirror.initialise(f"sqlite:///{path}", path.parent) is None
-    return path
+    folder = tmp_path_factory.mktemp("mlflow")
+    Mirror(f"sqlite:///{folder}/mlflow.db", folder, "other")
+    return folder / "mlflow.db"
 
 
 @pytest.fixture
@@ -38,254 +61,351 @@ def uri(empty_database, tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "results" / "bench" / "tracking"
+def results(tmp_path):
+    return make_results(tmp_path / "results" / "bench")
 
 
-def tracker_of(uri, folder, **changes):
-    return open_tracker(uri, **{"folder": folder, "unit": UNIT, "digest": "d" * 64, "stage": "train"} | changes)
+def live(uri, results, unit=UNIT):
+    return LiveTracker(uri, results / "tracking", unit, read_outline(results))
 
 
-def runs_of(uri):
-    client = mirror._client(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+def train(uri, results, epochs=2):
+    """A training that finishes: it logs each epoch, and its train.json is in its folder."""
+    with live(uri, results) as tracker:
+        for epoch in range(epochs + 1):
+            tracker.log(record(epoch))
+        write_json(results / UNIT / "train.json", record(epochs, seconds={"steps": 1.5, "total": 2.0}, attempts=1))
 
 
-def history(uri, run, metric):
-    return [(point.step, point.value) for point in mirror._client(uri).get_metric_history(run.info.run_id, metric)]
+def fail(uri, results, error):
+    """A training that ends with an exception or a signal."""
+    tracker = live(uri, results)
+    tracker.log(record(1))
+    tracker.__exit__(error, error(), None)
 
 
-def tell(tracker, artifact):
-    tracker.log_params({"epochs": 2, "taps": ["a", "b"], "input_size": {"default": 64}})
-    tracker.log_tags({"gpu.name": "none", "versions": {"torch": "2.15.0"}})
-    tracker.log_dataset("mvtec_ad/metal nut's", "f" * 64, "/data/mvtec_ad", "train")
-    for epoch in range(2):
-        tracker.log_metrics({"train/loss": 1.0 / (epoch + 1), "train/nll": float("nan")}, step=epoch)
-    tracker.log_artifact(artifact, "curves")
-
-
-def check_told(uri):
-    """All of `tell` is there, and once."""
-    (run,) = runs_of(uri)
-    assert run.data.params == {"epochs": "2", "taps": "a, b", "input_size.default": "64"}
-    assert run.data.tags["gpu.name"] == "none"
-    assert run.data.tags["versions.torch"] == "2.15.0"
-    assert run.data.tags["sanflow.unit"] == f"bench/{UNIT}/{'d' * 12}"
-    assert history(uri, run, "train/loss") == [(0, 1.0), (1, 0.5)]
+def check_training(uri):
+    """All of `train` is there, and once."""
+    (run,) = jobs_of(uri)
+    assert run.data.params == {
+        "seed": "0", "settings.epochs": "2", "settings.taps": "a, b", "settings.input_size.default": "64"
+    }  # fmt: skip
+    expected = {
+        "device": "none", "versions.packages.torch": "2.15.0", "versions.git_commit": "abc", "digests.code": "c",
+        "sanflow.unit": f"bench/{UNIT}",
+    }  # fmt: skip
+    assert expected.items() <= run.data.tags.items()
+    assert history(uri, run, "train/loss") == [(1, 1.0), (2, 0.5)]
+    assert [step for step, value in history(uri, run, "train/nll") if np.isnan(value)] == [1, 2]
+    assert history(uri, run, "cost/seconds_total") == [(2, 2.0)]
     (dataset,) = run.inputs.dataset_inputs
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("mvtec_ad/metal nut's", "f" * 32)
+    assert (dataset.dataset.name, dataset.dataset.digest) == (CATEGORY, "f" * 32)
+    assert "/data/mvtec_ad" in dataset.dataset.source
     assert [tag.value for tag in dataset.tags] == ["train"]
-    artifacts = mirror._client(uri).list_artifacts(run.info.run_id, "curves")
-    assert [artifact.path for artifact in artifacts] == ["curves/curve.csv"]
-    return run
+    assert artifacts(uri, run) == ["train.json"]
+    assert run.info.status == "FINISHED"
 
 
-@pytest.fixture
-def artifact(folder):
-    folder.parent.mkdir(parents=True)
-    path = folder.parent / "curve.csv"
-    path.write_text("x,y\n")
-    return path
+def test_a_training_is_logged_while_it_runs(uri, results):
+    with live(uri, results) as tracker:
+        tracker.log(record(1))
+        (run,) = jobs_of(uri)
+        assert (run.info.status, run.data.metrics["train/loss"]) == ("RUNNING", 1.0)
+        tracker.log(record(2))
+        assert history(uri, run, "train/loss") == [(1, 1.0), (2, 0.5)]
+    assert jobs_of(uri)[0].info.status == "FINISHED"
+    train(uri, results)
+    check_training(uri)
+    assert waiting(results) == [], "a job file is left though all arrived"
 
 
-def test_a_job_is_mirrored_whole(uri, folder, artifact):
-    with tracker_of(uri, folder) as tracker:
-        assert runs_of(uri)[0].info.status == "RUNNING"
-        tell(tracker, artifact)
-    assert check_told(uri).info.status == "FINISHED"
-    assert list(folder.iterdir()) == [], "an outbox stays behind though all arrived"
-
-
-def test_a_dead_server_never_fails_a_job_and_sync_sends_all_of_it_once(uri, folder, artifact, caplog):
+def test_a_dead_server_never_fails_a_job_and_sync_sends_all_of_it_once(uri, results, caplog):
     started = time.monotonic()
-    with tracker_of(DEAD, folder) as tracker:
-        tell(tracker, artifact)
+    train(DEAD, results)
     assert time.monotonic() - started < 10
     assert "http://***@127.0.0.1:9 cannot be reached" in caplog.text
     assert "sanflow track sync" in caplog.text
     assert "secret" not in caplog.text
-    (name,) = pending(folder)
-    kept = (folder / f"{name}.jsonl").read_bytes(), (folder / f"{name}.run.json").read_bytes()
-
-    assert [delivery.problem for delivery in sync(uri, folder)] == [None]
-    assert check_told(uri).info.status == "FINISHED"
-    assert pending(folder) == []
-
-    # As if the machine had died after the last event arrived and before the outbox was removed.
-    (folder / f"{name}.jsonl").write_bytes(kept[0])
-    (folder / f"{name}.run.json").write_bytes(kept[1])
-    mirror._run_ids.clear()
-    assert [delivery.problem for delivery in sync(uri, folder)] == [None]
-    assert check_told(uri).info.status == "FINISHED"
+    assert waiting(results) == ["seed0.json", "seed0.lock"]
+    kept = JobFile(results / "tracking", UNIT).read()
+    assert [delivery.sent for delivery in send(uri, results)] == [True]
+    check_training(uri)
+    assert waiting(results) == []
+    assert [delivery.sent for delivery in send(uri, results)] == [False]
+    # As if the machine had died after all arrived and before that was written down, at the server and here.
+    mlflow.MlflowClient(uri).set_tag(jobs_of(uri)[0].info.run_id, mirror.SENT_TAG, "")
+    write_json(results / f"tracking/{UNIT}.json", kept)
+    assert [delivery.sent for delivery in send(uri, results)] == [True]
+    check_training(uri)
 
 
-def test_results_may_move_before_they_are_sent(uri, folder, artifact, tmp_path):
-    with tracker_of(DEAD, folder) as tracker:
-        tell(tracker, artifact)
-    (tmp_path / "results").rename(tmp_path / "elsewhere")
-    list(sync(uri, tmp_path / "elsewhere" / "bench" / "tracking"))
-    check_told(uri)
+def test_the_server_comes_back_during_a_training(uri, results, monkeypatch):
+    with live(DEAD, results) as tracker:
+        tracker.log(record(1))
+        tracker._uri, tracker._silent_until = uri, 0.0
+        tracker.log(record(2))
+        assert history(uri, jobs_of(uri)[0], "train/loss") == [(1, 1.0), (2, 0.5)]
 
 
-def _log_and_hang(uri, folder, started):
-    tracker = tracker_of(uri, folder)
-    tracker.log_metrics({"train/loss": 1.0}, step=0)
+def _log_and_hang(uri, results, started):
+    tracker = live(uri, results)
+    tracker.log(record(1))
     started.set()
     signal.pause()
 
 
-def killed_job(uri, folder):
+def killed_job(uri, results):
     context = multiprocessing.get_context("fork")
     started = context.Event()
-    process = context.Process(target=_log_and_hang, args=(uri, folder, started))
+    process = context.Process(target=_log_and_hang, args=(uri, results, started))
     process.start()
     assert started.wait(60)
-    running = list(sync(uri, folder))
+    running = [] if uri == DEAD else send(uri, results)
     process.kill()
     process.join()
     return running
 
 
-def test_a_killed_job_is_told_as_killed_and_resumes_its_run(uri, folder):
-    running = killed_job(uri, folder)
-    assert [delivery.running for delivery in running] == [True], "the outbox of a live job is left alone"
-    assert [run.info.status for run in runs_of(uri)] == ["RUNNING"]
-    list(sync(uri, folder))
-    assert [run.info.status for run in runs_of(uri)] == ["KILLED"]
-    with tracker_of(uri, folder) as tracker:
-        assert [run.info.status for run in runs_of(uri)] == ["RUNNING"]
-        tracker.log_metrics({"train/loss": 0.5}, step=1)
-    (run,) = runs_of(uri)
+def test_a_killed_job_ends_as_killed_and_resumes_its_run(uri, results):
+    assert [delivery.running for delivery in killed_job(uri, results)] == [True], "a live job is left alone"
+    assert [run.info.status for run in jobs_of(uri)] == ["RUNNING"]
+    send(uri, results)
+    assert [run.info.status for run in jobs_of(uri)] == ["KILLED"]
+    with live(uri, results) as tracker:
+        # The next attempt trains epoch 1 again, because its state was saved before.
+        tracker.log(record(0))
+        assert [run.info.status for run in jobs_of(uri)] == ["RUNNING"]
+        tracker.log(record(1))
+        tracker.log(record(2))
+    (run,) = jobs_of(uri)
     assert run.info.status == "FINISHED"
-    assert history(uri, run, "train/loss") == [(0, 1.0), (1, 0.5)]
+    assert history(uri, run, "train/loss") == [(1, 1.0), (2, 0.5)]
 
 
-def test_epochs_that_are_trained_again_after_a_kill_are_told_once(uri, folder):
-    for first, last in ((0, 3), (1, 5)):  # the second attempt goes on from the state after epoch 0
-        mirror._run_ids.clear()
-        mirror._told.clear()
-        with tracker_of(uri, folder) as tracker:
-            for epoch in range(first, last):
-                tracker.log_metrics({"train/loss": 1 / (1 + epoch)}, step=epoch)
-    (run,) = runs_of(uri)
-    assert history(uri, run, "train/loss") == [(epoch, 1 / (1 + epoch)) for epoch in range(5)]
-
-
-def test_the_next_attempt_sends_what_the_killed_one_could_not(uri, folder):
-    killed_job(DEAD, folder)
-    with tracker_of(uri, folder) as tracker:
-        tracker.log_metrics({"train/loss": 0.5}, step=1)
-    (run,) = runs_of(uri)
-    assert history(uri, run, "train/loss") == [(0, 1.0), (1, 0.5)]
-    assert run.info.status == "FINISHED"
+def test_epochs_of_a_job_that_was_killed_without_a_server_are_sent(uri, results):
+    killed_job(DEAD, results)
+    send(uri, results)
+    (run,) = jobs_of(uri)
+    assert (run.info.status, history(uri, run, "train/loss")) == ("KILLED", [(1, 1.0)])
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
 )
-def test_a_run_ends_with_the_truth(uri, folder, error, status):
-    with pytest.raises(error), tracker_of(uri, folder):
-        raise error
-    assert runs_of(uri)[0].info.status == status
+def test_a_run_ends_with_its_true_status(uri, results, error, status):
+    fail(uri, results, error)
+    assert jobs_of(uri)[0].info.status == status
 
 
-def test_an_old_outbox_does_not_overrule_a_later_attempt(uri, folder, tmp_path):
-    with pytest.raises(ValueError), tracker_of(DEAD, folder):
-        raise ValueError
-    old = tmp_path / "old"
-    folder.rename(old)
-    time.sleep(0.01)
-    with tracker_of(uri, folder):
-        pass
-    list(sync(uri, old))
-    assert [run.info.status for run in runs_of(uri)] == ["FINISHED"]
+def test_an_attempt_that_failed_does_not_overrule_a_later_one(uri, results):
+    fail(DEAD, results, ValueError)
+    write_json(results / UNIT / "train.json", record(2))  # of a training without tracking
+    send(uri, results)
+    assert [run.info.status for run in jobs_of(uri)] == ["FINISHED"]
 
 
-def test_steps_of_a_unit_share_a_run_and_another_configuration_is_another_run(uri, folder):
-    for stage, digest in [("train", "a" * 64), ("evaluate", "a" * 64), ("train", "b" * 64)]:
-        with tracker_of(uri, folder, stage=stage, digest=digest):
+def test_other_settings_data_or_code_are_another_run(uri, results):
+    for settings in "ab":
+        write_json(results / UNIT / "train.json", record(settings=settings))
+        send(uri, results)
+    assert len(jobs_of(uri)) == 2
+
+
+METRICS = {"image_auroc": 0.5, "aupro": None, "counts": {"test_images": 3}, "input_size": [64, 64]}
+PROVENANCE = {
+    "dataset": "mvtec_ad", "category": "metal nut's", "seed": 0, "experiment_name": "maps",
+    "experiment": {"method": "external"}, "config_digest": "s", "index_digest": "f" * 64,
+    "steps": {"score": {"code_digest": "c", "versions": {"python": "3.11"}}},
+}  # fmt: skip
+
+
+def test_an_evaluated_run_is_rebuilt_from_its_files(uri, results):
+    write_json(results / UNIT / "train.json", record(2))
+    write_json(results / UNIT / "metrics.json", METRICS)
+    (results / UNIT / "images.csv").write_text("image,label\n")
+    write_json(results / f"{CATEGORY}/maps/seed0/metrics.json", METRICS | {"provenance": PROVENANCE})
+    assert [delivery.problem for delivery in send(uri, results)] == [None, None]
+    maps, trained = sorted(jobs_of(uri), key=lambda run: run.info.run_name)
+    assert artifacts(uri, trained) == ["images.csv", "metrics.json", "train.json"]
+    assert history(uri, trained, "test/image_auroc") == [(2, 0.5)]
+    assert [tag.value for one in trained.inputs.dataset_inputs for tag in one.tags] == ["train"]
+    assert "test/aupro" not in trained.data.metrics
+    assert maps.data.metrics == {"test/image_auroc": 0.5}
+    assert maps.data.params["settings.method"] == "external"
+    assert [tag.value for one in maps.inputs.dataset_inputs for tag in one.tags] == ["test"]
+
+
+def test_a_train_json_of_an_earlier_version_waits_for_its_metrics(uri, results):
+    write_json(results / UNIT / "train.json", {"history": []})
+    assert [(delivery.sent, delivery.problem) for delivery in send(uri, results)] == [(False, None)]
+
+
+def test_copied_files_are_not_sent_again(uri, results):
+    train(uri, results)
+    os.utime(results / UNIT / "train.json", (1, 1))
+    assert [delivery.sent for delivery in send(uri, results)] == [False]
+
+
+def test_more_values_than_one_request_may_hold(uri, results):
+    settings = {f"p{number}": "x" * 9000 for number in range(150)}
+    epoch = {"epoch": 1} | {f"m{number}": number for number in range(1100)}
+    write_json(results / UNIT / "train.json", record() | {"job": settings, "history": [epoch]})
+    assert [delivery.problem for delivery in send(uri, results)] == [None]
+    (run,) = jobs_of(uri)
+    assert (len(run.data.params), len(run.data.metrics)) == (150, 1100)
+
+
+# Whose runs they are
+
+
+def test_two_users_of_one_server_do_not_share_a_run(uri, results, tmp_path, monkeypatch):
+    train(uri, results)
+    monkeypatch.setattr("getpass.getuser", lambda: "eve")
+    train(uri, make_results(tmp_path / "eve/bench"))
+    assert len(jobs_of(uri)) == 2
+    assert len({run.data.tags["mlflow.user"] for run in jobs_of(uri)}) == 2
+
+
+def test_a_copy_of_a_results_folder_has_runs_of_its_own_and_a_moved_one_keeps_them(results, tmp_path, monkeypatch):
+    owner = claim(results)["owner"]
+    assert claim(make_results(results))["owner"] == owner
+    shutil.copytree(results, tmp_path / "copy")
+    assert claim(tmp_path / "copy")["owner"]["id"] != owner["id"]
+    results.rename(tmp_path / "moved")
+    assert claim(tmp_path / "moved")["owner"] == owner | {"folder": str(tmp_path / "moved")}
+    (tmp_path / "linked").symlink_to(tmp_path / "moved")
+    assert claim(tmp_path / "linked")["owner"]["id"] == owner["id"]
+    # Nodes of a cluster share the folder under one path.
+    monkeypatch.setattr("socket.gethostname", lambda: "node2")
+    assert claim(tmp_path / "moved")["owner"]["id"] == owner["id"]
+    (tmp_path / "moved").rename(tmp_path / "on_another_machine")
+    assert claim(tmp_path / "on_another_machine")["owner"]["id"] != owner["id"]
+    monkeypatch.setattr("getpass.getuser", lambda: "eve")
+    assert claim(tmp_path / "on_another_machine")["owner"]["user"] == "eve"
+
+
+def test_a_user_without_a_name_has_a_number(results, monkeypatch):
+    def nobody():
+        raise OSError("no entry")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert claim(results)["owner"]["user"] == str(os.getuid())
+
+
+def test_a_moved_mirror_keeps_its_artifacts(results, tmp_path):
+    database = results.parent / "mlflow.db"
+    # In a process of its own, because MLflow remembers where a run's artifacts are.
+    process = multiprocessing.get_context("fork").Process(target=train, args=(f"sqlite:///{database}", results))
+    process.start()
+    process.join()
+    results.parent.rename(tmp_path / "elsewhere")
+    results, uri = tmp_path / "elsewhere/bench", f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    write_json(results / UNIT / "metrics.json", METRICS)
+    assert [delivery.problem for delivery in send(uri, results)] == [None]
+    (run,) = jobs_of(uri)
+    assert artifacts(uri, run) == ["metrics.json", "train.json"]
+    assert run.info.artifact_uri.startswith((tmp_path / "elsewhere/mlflow-artifacts").as_uri())
+    assert not (tmp_path / "results").exists()
+
+
+# Refusals and servers
+
+
+def test_a_refused_part_blocks_neither_its_run_nor_the_others(uri, results, monkeypatch):
+    def refuse(self, run, path, folder):
+        if path.parent.name == "seed0":
+            raise mlflow.exceptions.MlflowException("413: too large\nmore")
+
+    monkeypatch.setattr(Mirror, "_log_artifact", refuse)
+    for seed in range(2):
+        write_json(results / UNIT.replace("seed0", f"seed{seed}") / "train.json", record(1))
+    first, second = send(uri, results)
+    assert "seed0: MlflowException: 413: too large" in first.problem
+    assert (second.sent, second.problem) == (True, None)
+    assert [history(uri, run, "train/loss") for run in jobs_of(uri)] == [[(1, 1.0)], [(1, 1.0)]]
+    monkeypatch.undo()
+    assert [(delivery.sent, delivery.problem) for delivery in send(uri, results)] == [(True, None), (False, None)]
+
+
+def test_a_run_that_the_server_does_not_make_is_refused(uri, results, monkeypatch):
+    train(DEAD, results)
+    monkeypatch.setattr(Mirror, "_find_or_make", lambda self, contents: 1 / 0)
+    assert "ZeroDivisionError" in send(uri, results)[0].problem
+
+
+def test_parameters_that_changed_are_refused_with_a_warning(uri, results, caplog):
+    with live(uri, results) as tracker:
+        tracker.log(record())
+        tracker.log(record() | {"job": {"seed": 1}})
+    assert "parameters cannot be changed: seed" in caplog.text
+    assert jobs_of(uri)[0].data.params["seed"] == "0"
+
+
+def test_a_server_that_dies_during_a_sync_ends_it(uri, results, monkeypatch):
+    for seed in range(2):
+        write_json(results / UNIT.replace("seed0", f"seed{seed}") / "train.json", record(1))
+    monkeypatch.setattr(Mirror, "_log_values", lambda *_: 1 / 0)
+    answers = iter([None, "it is away"])  # when the sync begins, and after a request failed
+    monkeypatch.setattr(mirror, "unreachable", lambda uri: next(answers))
+    with pytest.raises(ServerAwayError, match="cannot be reached: it is away"):
+        send(uri, results)
+
+
+def test_a_damaged_file_is_named_and_the_others_are_sent(uri, results):
+    train(DEAD, results)
+    other = UNIT.replace("seed0", "seed1")
+    write_json(results / other / "train.json", record(1))
+    (results / f"tracking/{UNIT}.json").write_text("{")
+    first, second = send(uri, results)
+    assert "seed0.json, but it is damaged" in first.problem
+    assert (second.unit, second.problem) == (other, None)
+
+
+def test_a_large_upload_has_time(results, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(500_000_000)
+    with mirror._time_for(tmp_path / "large"):
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1015"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "15"
+
+
+@contextlib.contextmanager
+def proxy(code):
+    """An HTTP proxy that answers every request with one code."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *arguments):
             pass
-    assert len(runs_of(uri)) == 2
+
+    asked = []
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
 
 
-def test_a_job_may_only_keep_its_events_for_later(uri, folder):
-    with tracker_of(uri, folder, stage="evaluate", send=False) as tracker:
-        tracker.log_metrics({"test/aupro": 0.75}, step=0)
-    assert runs_of(uri) == []
-    list(sync(uri, folder))
-    (run,) = runs_of(uri)
-    assert (run.data.metrics, run.info.status) == ({"test/aupro": 0.75}, "FINISHED")
+@pytest.mark.parametrize(("code", "reason"), [(200, None), (401, None), (404, None), (503, "it answers with code 503")])
+def test_a_server_behind_a_proxy_is_asked_through_it(monkeypatch, code, reason):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with proxy(code) as (address, asked):
+        monkeypatch.setenv("http_proxy", address)
+        assert unreachable("http://tracking.invalid:5000/path/") == reason
+    assert asked == ["http://tracking.invalid:5000/path/health"]
 
 
-def test_parameters_that_changed_are_refused_with_a_warning_and_block_nothing(uri, folder, caplog):
-    for epochs in (1, 2):
-        with tracker_of(uri, folder) as tracker:
-            tracker.log_params({"epochs": epochs})
-    assert "parameters refused" in caplog.text
-    assert runs_of(uri)[0].data.params == {"epochs": "1"}
-    assert pending(folder) == []
-
-
-def test_more_values_than_one_request_may_hold(uri, folder):
-    with tracker_of(uri, folder) as tracker:
-        tracker.log_params({f"p{number}": "x" * 9000 for number in range(150)})
-        tracker.log_metrics({f"m/{number}": number for number in range(900)}, step=0)
-    (run,) = runs_of(uri)
-    assert (len(run.data.params), len(run.data.metrics)) == (150, 900)
-
-
-def test_a_missing_artifact_warns(uri, folder, tmp_path, caplog):
-    with tracker_of(uri, folder) as tracker:
-        tracker.log_artifact(tmp_path / "gone.png")
-    assert "gone.png is gone and cannot be mirrored" in caplog.text
-    assert runs_of(uri)[0].info.status == "FINISHED"
-
-
-def test_a_full_disk_warns(folder, monkeypatch, caplog):
-    def full(self, event):
-        raise StorageError("No space left on the device")
-
-    monkeypatch.setattr(Outbox, "append", full)
-    with tracker_of(DEAD, folder) as tracker:
-        tracker.log_metrics({"train/loss": 1.0}, step=0)
-    assert "an event could not be kept: No space left" in caplog.text
-
-
-def test_a_folder_that_cannot_be_made_turns_tracking_off(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="Not a directory"):
-        Outbox(tmp_path / "file" / "tracking", "x", {})
-    assert isinstance(tracker_of(DEAD, tmp_path / "file" / "tracking"), NullTracker)
-    assert "Tracking is off for this job" in caplog.text
-
-
-def test_two_live_jobs_cannot_share_an_outbox(folder, caplog):
-    first = Outbox(folder, "x", {"key": "k"})
-    with pytest.raises(StorageError, match=r"x\.lock to be free, but a running process holds it"):
-        Outbox(folder, "x", {"key": "k"})
-    first.close(empty=True)
-    with tracker_of(DEAD, folder, send=False):
-        assert isinstance(tracker_of(DEAD, folder), NullTracker)
-    assert "Tracking is off for this job" in caplog.text
-
-
-def test_half_a_line_of_a_killed_job_spoils_nothing(folder):
-    outbox = Outbox(folder, "x", {"key": "k"})
-    outbox.append({"kind": "tags", "values": {"a": "1"}})
-    with open(outbox.path, "a") as file:
-        file.write('{"kind": "tags", "val')
-    outbox.append({"kind": "tags", "values": {"b": "2"}})
-    assert [event["values"] for event in outbox.read()] == [{"a": "1"}, {"b": "2"}]
-
-
-def test_a_damaged_outbox_is_named_and_the_others_are_sent(uri, folder):
-    with tracker_of(uri, folder, send=False):
-        pass
-    (folder / "0.run.json").write_text("{")
-    deliveries = {delivery.name: delivery.problem for delivery in sync(uri, folder)}
-    assert "0.run.json" in deliveries.pop("0")
-    assert list(deliveries.values()) == [None]
+def test_unreachable_knows_files_from_servers():
+    assert unreachable("sqlite:////tmp/x.db") is None
+    assert unreachable("databricks") is None
+    assert "it does not answer" in unreachable("http://127.0.0.1:9")
+    assert "127.0.0.1:9 does not answer" in unreachable("postgresql://ada@127.0.0.1:9/runs")
 
 
 @pytest.mark.parametrize(
@@ -304,64 +424,95 @@ def test_credentials_are_masked(uri, shown):
     assert masked(f"cannot reach {uri} now") == f"cannot reach {shown} now"
 
 
-def test_unreachable_knows_files_from_servers():
-    assert unreachable("sqlite:////tmp/x.db") is None
-    assert unreachable("databricks") is None
-    assert "127.0.0.1:9 does not answer" in unreachable("http://127.0.0.1:9")
-
-
-def test_an_address_that_is_none_warns_and_shows_no_password(folder, caplog):
-    uri = "postgresql://ada:se/cr@et@db/runs"
-    assert "no valid address" in unreachable(uri)
-    with tracker_of(uri, folder) as tracker:
-        tracker.log_metrics({"train/loss": 1.0}, step=0)
+def test_an_address_that_is_none_warns_and_shows_no_password(results, caplog):
+    with live("postgresql://ada:se/cr@et@db/runs", results) as tracker:
+        tracker.log(record())
     assert "no valid address" in caplog.text
     assert "cr@et" not in caplog.text
-    assert "no valid address" in mirror.initialise(uri, folder)
+
+
+def test_no_telemetry_and_no_inherited_run(uri, results, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    Mirror(uri, results, "bench")
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert "MLFLOW_RUN_ID" not in os.environ
+
+
+def test_a_deleted_experiment_is_restored(uri, results):
+    experiment = Mirror(uri, results, "bench")._experiment
+    mlflow.MlflowClient(uri).delete_experiment(experiment)
+    assert Mirror(uri, results, "bench")._experiment == experiment
+
+
+# What a job needs
+
+
+def test_a_full_disk_warns(results, monkeypatch, caplog):
+    def full(*arguments):
+        raise StorageError("No space left on the device")
+
+    monkeypatch.setattr("sanflow.tracking.job_file.write_json", full)
+    with live(DEAD, results) as tracker:
+        tracker.log(record())
+    assert "No space left on the device" in caplog.text
+
+
+def test_without_a_uri_or_an_outline_nothing_is_logged(results, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("SANFLOW_TRACKING_URI", raising=False)
+    assert type(job_tracker(results / "tracking", UNIT)) is Tracker
+    monkeypatch.setenv("SANFLOW_TRACKING_URI", DEAD)
+    assert type(job_tracker(None, UNIT)) is Tracker
+    assert caplog.records == []
+    assert type(job_tracker(results / "tracking", UNIT)) is LiveTracker
+    assert type(job_tracker(tmp_path / "no/tracking", UNIT)) is Tracker
+    assert "has no benchmark.json" in caplog.text
+    (results / "tracking").rename(tmp_path / "aside")
+    (results / "tracking").write_text("")
+    assert type(job_tracker(results / "tracking", UNIT)) is Tracker
+    assert "this training is not logged while it runs" in caplog.text
+
+
+def test_two_live_jobs_cannot_share_a_unit(results):
+    first = JobFile(results / "tracking", UNIT)
+    with pytest.raises(StorageError, match=r"seed0\.lock to be free, but a running process holds it"):
+        JobFile(results / "tracking", UNIT)
+    first.close(remove=True)
+
+
+def test_warnings_are_logged_not_printed(results, caplog, capsys):
+    with caplog.at_level(logging.WARNING), live(DEAD, results) as tracker:
+        tracker.log(record())
+    assert caplog.records
+    assert capsys.readouterr().out == ""
 
 
 def test_settings_are_flattened():
     assert flattened({"a": {"b": {"c": None}}, "d": [[1, 2], "x"]}) == {"a.b.c": "None", "d": "[1, 2], x"}
 
 
-def test_without_a_uri_nothing_happens(tmp_path, monkeypatch):
-    monkeypatch.delenv("SANFLOW_TRACKING_URI", raising=False)
-    assert isinstance(job_tracker(tmp_path / "t", unit=UNIT, digest="d", stage="train"), NullTracker)
-    monkeypatch.setenv("SANFLOW_TRACKING_URI", "")
-    assert isinstance(job_tracker(tmp_path / "t", unit=UNIT, digest="d", stage="train"), NullTracker)
-    monkeypatch.setenv("SANFLOW_TRACKING_URI", DEAD)
-    assert isinstance(job_tracker(None, unit=UNIT, digest="d", stage="train"), NullTracker)
-    with job_tracker(tmp_path / "t", unit=UNIT, digest="d", stage="train", send=False) as tracker:
-        assert isinstance(tracker, MlflowTracker)
-    nothing = NullTracker()
-    nothing.log_model(tmp_path / "x", tmp_path / "y", "d", (64, 64))
-    tell(nothing, tmp_path / "x")
-    nothing.finish()
-    assert not (tmp_path / "x").exists()
+def test_a_model_names_only_requirements_that_others_publish(results):
+    names = {one.split("==")[0].lower() for one in mirror.requirements()}
+    assert "sanflow" not in names
+    assert {"torch", "numpy", "timm", "frEIA".lower(), "mlflow"} <= names
+    assert not any("+" in one for one in mirror.requirements())
+    provenance = {"provenance": PROVENANCE | {"checkpoint_digest": "x"}}
+    write_json(results / UNIT / "metrics.json", METRICS | provenance)
+    outline = read_outline(results)
+    parent = of_benchmark(outline, {"status": "RUNNING", "time": 1}, {})
+    assert of_job(results, UNIT, outline, parent).model is None, "its checkpoint is missing"
+    (results / UNIT / "checkpoint.pt").write_text("")
+    assert of_job(results, UNIT, outline, parent).model.input_size == (64, 64)
 
 
-def test_the_null_tracker_takes_all_that_a_tracker_takes():
-    public = {name for name in vars(Tracker) if name.startswith(("log_", "finish", "__enter__", "__exit__"))}
-    assert public <= set(vars(NullTracker))
-    assert public <= set(vars(MlflowTracker))
-
-
-def test_no_telemetry_and_no_inherited_run(uri, monkeypatch):
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    mirror._client.cache_clear()
-    mirror._client(uri)
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert "MLFLOW_RUN_ID" not in os.environ
+# Commands
 
 
 @pytest.fixture
 def benchmark_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Restored after the test: the commands set it for their own process.
-    monkeypatch.setenv("SANFLOW_TRACKING_URI", "")
     path = tmp_path / "bench.yaml"
     path.write_text(
-        "title: a title\ndatasets: {photo_textures: {categories: [brick]}}\n"
+        "title: a title\ndatasets: {photo_textures: {categories: [brick, grass]}}\nseeds: [0, 1]\n"
         "experiments: {sanflow: {method: sanflow, encoder: timm/resnet18.tv_in1k}}\n"
     )
     return path
@@ -373,70 +524,61 @@ def track(*arguments):
     return result.output
 
 
-def test_jobs_nest_in_the_benchmark_and_publish_ends_it(uri, folder, benchmark_file):
+def evaluated(category, seed, image_auroc):
+    folder = Path("results/bench/photo_textures") / category / "sanflow" / f"seed{seed}"
+    metrics = METRICS | {"image_auroc": image_auroc, "pixel_auroc": 0.75}
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "train.json", record(1))
+
+
+def test_jobs_nest_in_the_benchmark_and_publish_ends_it(uri, benchmark_file):
     track("init", benchmark_file, "--uri", uri)
     (parent,) = runs_of(uri)
     assert (parent.info.run_name, parent.info.status) == ("bench", "RUNNING")
-    assert parent.data.params["experiments"] == "sanflow"
-    with tracker_of(uri, folder):
-        pass
-    run_folder = folder.parent / "photo_textures" / "brick" / "sanflow" / "seed0"
-    run_folder.mkdir(parents=True)
-    (run_folder / "metrics.json").write_text(json.dumps({"image_auroc": 0.5, "pixel_auroc": 0.75, "aupro": None}))
+    assert (parent.data.params["experiments"], parent.data.params["seeds"]) == ("sanflow", "0, 1")
+    assert artifacts(uri, parent) == ["bench.yaml"]
+    # The mean is over seeds first, then over categories: ((0.2 + 0.4) / 2 + 0.5) / 2.
+    for category, seed, value in [("brick", 0, 0.2), ("brick", 1, 0.4), ("grass", 0, 0.5)]:
+        evaluated(category, seed, value)
     for file in ("tables/overview.csv", "figures/grid/brick.png"):
-        (folder.parent / file).parent.mkdir(parents=True)
-        (folder.parent / file).write_text("x")
+        Path("results/bench", file).parent.mkdir(parents=True)
+        Path("results/bench", file).write_text("x")
+    assert "Sent 3 runs" in track("sync", benchmark_file, "--uri", uri)
     track("publish", benchmark_file, "--uri", uri)
-    parent, child = runs_of(uri)
-    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    parent, *children = sorted(runs_of(uri), key=lambda run: "mlflow.parentRunId" in run.data.tags)
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics == {"sanflow/image_auroc": 0.5, "sanflow/pixel_auroc": 0.75}
-    client = mirror._client(uri)
-    assert [item.path for item in client.list_artifacts(parent.info.run_id, "tables")] == ["tables/overview.csv"]
-    assert [item.path for item in client.list_artifacts(parent.info.run_id, "figures/grid")] == [
-        "figures/grid/brick.png"
-    ]
+    assert parent.data.metrics == pytest.approx({"sanflow/image_auroc": 0.4, "sanflow/pixel_auroc": 0.75})
+    assert artifacts(uri, parent, "tables") == ["tables/overview.csv"]
+    assert artifacts(uri, parent, "figures/grid") == ["figures/grid/brick.png"]
+    assert "Sent 0 runs" in track("sync", benchmark_file, "--uri", uri)
     track("init", benchmark_file, "--uri", uri)
-    assert [run.info.status for run in runs_of(uri)] == ["RUNNING", "FINISHED"]
+    assert [run.info.status for run in runs_of(uri)].count("RUNNING") == 1
     track("publish", benchmark_file, "--uri", uri, "--failed")
-    assert [run.info.status for run in runs_of(uri)] == ["FAILED", "FINISHED"]
+    assert sorted(run.info.status for run in runs_of(uri)) == ["FAILED", *3 * ["FINISHED"]]
 
 
-def test_init_and_sync_survive_a_dead_server(uri, folder, benchmark_file):
-    output = track("init", benchmark_file, "--uri", DEAD)
-    assert "http://***@127.0.0.1:9 cannot be reached" in output
-    with tracker_of(DEAD, folder):
-        pass
-    assert "2 outboxes wait in" in track("sync", benchmark_file, "--uri", DEAD)
-    assert "2 outboxes wait in" in track("publish", benchmark_file, "--uri", DEAD)
-    assert "Sent 3 outboxes to sqlite" in track("sync", benchmark_file, "--uri", uri)
-    assert [run.info.status for run in runs_of(uri)] == ["FINISHED", "FINISHED"]
+def test_the_commands_survive_a_dead_server(uri, benchmark_file):
+    for command in ("init", "sync", "publish"):
+        output = track(command, benchmark_file, "--uri", DEAD)
+        assert "http://***@127.0.0.1:9 cannot be reached" in output
+        assert "Nothing is lost" in output
+    assert "Sent 0 runs" in track("sync", benchmark_file, "--uri", uri)
+    assert [run.info.status for run in runs_of(uri)] == ["FINISHED"], "publish said so while the server was away"
 
 
-def test_sync_says_that_nothing_waits(uri, benchmark_file):
-    assert "Nothing waits to be sent" in track("sync", benchmark_file, "--uri", uri)
+def test_refusals_are_shown(uri, benchmark_file, monkeypatch):
+    monkeypatch.setattr(Mirror, "_log_artifact", lambda *_: 1 / 0)
+    evaluated("brick", 0, 0.5)
+    output = track("publish", benchmark_file, "--uri", uri)
+    assert output.count("the server refused a part of") == 2
+    assert [run.info.status for run in runs_of(uri)] == ["FINISHED"] * 2
 
 
-def test_results_without_their_outline_can_be_published(uri, folder, benchmark_file):
-    track("publish", benchmark_file, "--uri", uri)
-    (parent,) = runs_of(uri)
-    assert (parent.info.run_name, parent.info.status) == ("bench", "FINISHED")
-    track("init", benchmark_file, "--uri", uri)
-    assert [run.info.status for run in runs_of(uri)] == ["RUNNING"]
-
-
-def test_a_benchmarks_own_run_needs_its_outline(uri, folder, caplog):
-    assert isinstance(tracker_of(uri, folder, unit=""), NullTracker)
-    assert "Expected benchmark.json in" in caplog.text
-    assert "Run `sanflow track init`" in caplog.text
-
-
-def test_sync_says_that_the_mirror_is_off(benchmark_file):
-    assert "The mirror is off" in track("sync", benchmark_file)
-
-
-def test_warnings_are_logged_not_printed(folder, caplog, capsys):
-    with caplog.at_level(logging.WARNING), tracker_of(DEAD, folder):
-        pass
-    assert caplog.records
-    assert capsys.readouterr().out == ""
+def test_commands_without_a_uri_do_nothing(benchmark_file, monkeypatch):
+    monkeypatch.setenv("SANFLOW_TRACKING_URI", "")
+    assert "Tracking is off" in track("sync", benchmark_file)
+    assert track("publish", benchmark_file) == ""
+    assert not Path("results").exists()
+    track("init", benchmark_file)
+    assert json.loads(Path("results/bench/benchmark.json").read_text())["seeds"] == [0, 1]

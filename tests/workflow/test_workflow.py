@@ -422,6 +422,7 @@ def test_a_run_is_served_as_an_mlflow_model_with_its_signature(root, finished, t
         model.predict(pixels[:, :32])
     # As docs/tracking.md says it.
     snippet = re.search(r"```python\n(.*?)```", (root / "docs/tracking.md").read_text("utf-8"), re.DOTALL)[1]
+    snippet = snippet.replace("sqlite:///results/mlflow.db", uri)
     snippet = snippet.replace("<id of the logged model>", models["parts/nut/tiny/seed0"].model_id)
     names = {}
     exec(snippet.replace("part.png", str(work / "parts" / images.image[0])), names)

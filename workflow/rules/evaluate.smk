@@ -29,11 +29,10 @@ rule evaluate:
         code=code_digest("evaluate"),
         config=PLAN.evaluation_settings,
         history=lambda wildcards, input: (["--history", input.history] if input.get("history") else []),
-        untracked=[],
     shell:
         "sanflow evaluate --scores {input.scores:q} --experiment {wildcards.experiment:q}"
         " --output {output.metrics:q} --images {output.images:q} --curves {output.curves:q}"
-        " {params.history:q} {params.untracked:q} -- {input.index:q} > {log:q} 2>&1"
+        " {params.history:q} -- {input.index:q} > {log:q} 2>&1"
 
 
 use rule evaluate as evaluate_epoch with:
@@ -54,5 +53,3 @@ use rule evaluate as evaluate_epoch with:
         code=code_digest("evaluate"),
         config=PLAN.evaluation_settings,
         history=lambda wildcards, input: ["--history", input.history],
-        # The run in MLflow holds the metrics of the last epoch.
-        untracked=["--untracked"],

@@ -73,7 +73,7 @@ class _Training:
             if state is not None:
                 self._restore(state)
         del state  # a second copy of the weights
-        self.files.introduce({**self._facts(), "attempt": self.cost.attempts})
+        self.files.introduce({**self._facts(), "attempts": self.cost.attempts})
 
         clock = SaveClock(job.save_every_seconds)
         progress = Progress(parts.n_steps, self.step, job.experiment.batch_size)
@@ -173,8 +173,7 @@ class _Training:
             **means,
         }
         self.history.append(record)
-        metrics = {f"train/{key}": value for key, value in record.items() if key != "epoch"}
-        self.job.tracker.log_metrics(metrics, step=epoch)
+        self.files.log_history(self.history)
         logger.info("Epoch %d of %d: loss %.4f.", epoch, self.job.experiment.epochs, record["loss"])
         if self.kept.wants(epoch):
             self._checkpoint(self.kept.file(epoch), epoch)
