@@ -17,18 +17,19 @@ from torch import Tensor
 BLOCK = 256
 
 
-def patch_features(features: Sequence[Tensor], pooled_dimensions: int | None = None) -> Tensor:
-    """Describe every patch of a batch: the mean over 3 x 3 cells of each tap, brought to the finest grid.
+def patch_features(features: Sequence[Tensor], patch_size: int = 3, pooled_dimensions: int | None = None) -> Tensor:
+    """Describe every patch of a batch: the mean over its cells of each tap, brought to the finest grid.
 
     Arguments:
         features: One tensor features_BChw a tap.
+        patch_size: A patch is this many by this many cells; odd. Cells beyond the border are zeros, which count.
         pooled_dimensions: Average neighbouring channels so that each tap, and then all taps together, have this many
             dimensions (the authors' code has 1024); None keeps all channels.
 
     Returns:
         patches_BDhw.
     """
-    means = [F.avg_pool2d(features_BChw, 3, stride=1, padding=1) for features_BChw in features]
+    means = [F.avg_pool2d(tap_BChw, patch_size, stride=1, padding=patch_size // 2) for tap_BChw in features]
     size = max((mean.shape[2:] for mean in means), key=lambda shape: shape[0] * shape[1])
     resized = [
         mean if mean.shape[2:] == size else F.interpolate(mean, size=size, mode="bilinear", align_corners=False)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from sanflow.methods.anomaly_map import smooth_map
+from sanflow.methods.distance_maps import smooth_map
 
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
