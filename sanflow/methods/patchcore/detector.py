@@ -55,7 +55,7 @@ def fit(job: FitJob) -> None:
                 "`coreset_fraction` or lower `neighbours`."
             )
         with cost.phase("coreset"):
-            picks_M = choose_patches(patches_ND, count, job.experiment.projected_dimensions, job.seed, device)
+            picks_M = choose_patches(patches_ND, count, job.experiment, job.seed, device)
         with cost.phase("saving"):
             bank_MD = patches_ND[picks_M]
             files.write_checkpoint(job.outputs.checkpoint, {"bank": bank_MD}, constants={}, encoder=encoder)
@@ -90,24 +90,29 @@ def training_patches(distances: DistanceMaps, images_NHW3: ndarray, device: torc
     return patches_ND
 
 
-def choose_patches(patches_ND: Tensor, count: int, dimensions: int, seed: int, device: torch.device) -> Tensor:
-    """Choose the patches of the memory bank by greedy k-center in a random projection.
+def choose_patches(
+    patches_ND: Tensor, count: int, experiment: PatchcoreExperiment, seed: int, device: torch.device
+) -> Tensor:
+    """Choose the patches of the memory bank.
 
     Arguments:
         patches_ND: In host memory.
         count: How many to choose.
-        dimensions: Of the projection; patches of no more dimensions are taken as they are.
-        seed: Of the projection and of the first patch.
+        experiment: How. Patches of no more than its `projected_dimensions` are not projected.
+        seed: Of the projection and of the first patch, or of all patches if they are chosen at random.
         device: Where the choice is computed.
 
     Returns:
         (M,) int64 indices.
     """
-    channels = patches_ND.shape[1]
+    random = np.random.RandomState(seed % 2**32)
+    if experiment.sampling == "random":
+        return torch.from_numpy(random.choice(len(patches_ND), count, replace=False))
+    channels, dimensions = patches_ND.shape[1], experiment.projected_dimensions
     projected_ND = patches_ND
     if dimensions < channels:
         projected_ND = patches_ND @ random_projection(channels, dimensions, seed)
-    start = int(np.random.RandomState(seed % 2**32).randint(len(patches_ND)))
+    start = int(random.randint(len(patches_ND)))
     last = time.monotonic()
 
     def report(picked: int) -> None:

@@ -14,8 +14,10 @@ class PatchcoreExperiment(DistanceExperiment):
     method: Literal["patchcore"]
     coreset_fraction: float = Field(0.1, gt=0, le=1)
     """How many of the training patches the memory bank keeps."""
+    sampling: Literal["greedy", "random"] = "greedy"
+    """How they are chosen: by greedy k-center, or at random."""
     projected_dimensions: int = Field(128, ge=1)
-    """Dimensions of the random projection in which the kept patches are chosen."""
+    """Dimensions of the random projection in which greedy k-center measures distances."""
     patch_size: int = Field(3, ge=1)
     """A patch is the mean over this many by this many cells of a tap; odd."""
     pooled_dimensions: int | None = Field(None, ge=1)
