@@ -144,6 +144,15 @@ def test_image_scores_of_patchcore_are_those_of_the_farthest_patch(index, tmp_pa
     assert (found["reweighted"] > 0).all()
 
 
+def test_squared_distances_are_smoothed_on_demand(index, tmp_path):
+    grids = {}
+    for squared in (False, True):
+        changes = {**PATCHCORE, "squared_distances": squared, "upsampling": "nearest", "smoothing": 0.0}
+        checkpoint = fitted(index, tmp_path / str(squared), **changes).checkpoint
+        grids[squared] = score(checkpoint, index, device="cpu")[0].grids["map"]
+    np.testing.assert_allclose(grids[True], grids[False] ** 2, rtol=1e-5)
+
+
 def test_a_random_memory_bank_holds_training_patches(index, tmp_path):
     everything = load_checkpoint(fitted(index, tmp_path / "all", **PATCHCORE | {"coreset_fraction": 1.0}).checkpoint)
     some = load_checkpoint(fitted(index, tmp_path / "some", **PATCHCORE, sampling="random").checkpoint)

@@ -160,6 +160,8 @@ class PatchcoreDetector:
         if self.experiment.image_score == "reweighted":
             farthest_BD = patches_BPD[torch.arange(batch, device=farthest_B.device), farthest_B]
             largest_B = self.bank.reweighted(farthest_BD, largest_B, self.experiment.neighbours)
+        if self.experiment.squared_distances:
+            distances_BP = distances_BP.square()
         return self.distances.maps(distances_BP.reshape(batch, rows, columns)), largest_B
 
 

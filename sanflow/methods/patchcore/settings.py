@@ -22,6 +22,8 @@ class PatchcoreExperiment(DistanceExperiment):
     """A patch is the mean over this many by this many cells of a tap; odd."""
     pooled_dimensions: int | None = Field(None, ge=1)
     """Average neighbouring channels to this many dimensions (the authors' code: 1024); unset: keep all channels."""
+    squared_distances: bool = False
+    """Smooth squared distances, as the authors' code does."""
     image_score: Literal["reweighted", "max"] = "reweighted"
     """`max`: the largest distance of a patch. `reweighted`: the same, less where normal patches are rare too
     (equation 7 of the paper)."""
