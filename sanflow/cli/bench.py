@@ -128,3 +128,29 @@ def score(
         profile=profile,
     )
     typer.echo(json.dumps(found, indent=2))
+
+
+@bench.command("coreset")
+def coreset(
+    *,
+    points: Annotated[int, typer.Option(min=2, help="Points to choose from.")] = 204_800,
+    dimensions: Annotated[int, typer.Option(min=1, help="Numbers of each point.")] = 128,
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="How many of the points are picked.")] = 0.1,
+    plain_picks: Annotated[int, typer.Option(min=2, help="Picks of the plain loop that are timed.")] = 40,
+    noise: Annotated[bool, typer.Option(help="Points without structure in place of points like patches.")] = False,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
+) -> None:
+    """Time PatchCore's choice of patches, and the plain loop beside it."""
+    from sanflow.bench.coreset import bench_coreset
+
+    found = bench_coreset(
+        points=points,
+        dimensions=dimensions,
+        fraction=fraction,
+        plain_picks=plain_picks,
+        noise=noise,
+        device=device,
+        seed=seed,
+    )
+    typer.echo(json.dumps(found, indent=2))

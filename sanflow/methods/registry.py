@@ -11,9 +11,19 @@ from sanflow.errors import ConfigError
 from sanflow.methods import external
 from sanflow.methods.flow import settings as flow
 from sanflow.methods.method import DetectorMethod, MapSource, Method
+from sanflow.methods.padim.settings import PADIM
+from sanflow.methods.patchcore.settings import PATCHCORE
 
 GROUP = "sanflow.methods"
-BUILT_IN: tuple[Method, ...] = (flow.SANFLOW, flow.CFLOW_MATCHED, flow.CFLOW, flow.OFFICIAL, external.EXTERNAL)
+BUILT_IN: tuple[Method, ...] = (
+    flow.SANFLOW,
+    flow.CFLOW_MATCHED,
+    flow.CFLOW,
+    flow.OFFICIAL,
+    PADIM,
+    PATCHCORE,
+    external.EXTERNAL,
+)
 
 
 def _methods() -> Mapping[str, Method]:

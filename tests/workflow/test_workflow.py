@@ -92,10 +92,10 @@ def test_profiles_agree_on_what_reruns_a_job(root, name):
 # What it plans ---------------------------------------------------------------------------------------------------
 
 PLANS = {
-    "demo": {"download": 1, "index": 3, "train": 6, "score": 6, "evaluate": 6},
-    "paper": {"download": 1, "index": 15, "train": 60, "score": 60, "evaluate": 60},
+    "demo": {"download": 1, "index": 3, "train": 12, "score": 12, "evaluate": 12},
+    "paper": {"download": 1, "index": 15, "train": 90, "score": 90, "evaluate": 90},
     "official": {"download": 1, "index": 15, "train": 30, "score": 30, "evaluate": 30},
-    "tiles": {"download": 1, "index": 1, "train": 15, "score": 15, "evaluate": 15},
+    "tiles": {"download": 1, "index": 1, "train": 21, "score": 21, "evaluate": 21},
     "ablation": {"download": 1, "index": 15, "train": 105, "score": 105, "evaluate": 105},
 }
 

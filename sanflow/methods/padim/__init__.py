@@ -1,0 +1,1 @@
+"""PaDiM: a Gaussian for every position of a grid of frozen features."""
