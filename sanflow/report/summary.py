@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from sanflow.evaluation.metric_table import HEADLINE
-from sanflow.evaluation.metrics import mean_and_std
+from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.runs import Run, in_order, labels_of, notes_of
 
 

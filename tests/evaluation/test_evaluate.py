@@ -19,7 +19,7 @@ from sanflow.data.images import load_masks
 from sanflow.data.index import Index, build_index, read_index, write_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.evaluation.evaluate import evaluate, evaluate_files, training_cost
-from sanflow.evaluation.metrics import aupro, auroc, average_precision
+from sanflow.evaluation.metrics import aupro, auroc, average_precision, pixels
 from sanflow.files import sha256_of_file, write_json
 from tests.helpers.results import draw_data_set, imagine_history, imagine_scores
 
@@ -64,6 +64,15 @@ def test_test_set_fusion_and_native_resolution_stand_beside_it(evaluation, score
     assert evaluation.metrics["native_pixel_auroc"] == pytest.approx(auroc(native, np.stack(masks)), abs=1e-12)
     assert evaluation.metrics["native_aupro"] == pytest.approx(aupro(native, masks), abs=1e-12)
     assert "testset_native_image_auroc" in evaluation.metrics
+
+
+def test_aupimo_is_computed_once_per_set_of_maps(scores, index, monkeypatch):
+    calls = []
+    real = pixels.aupimo_per_image
+    monkeypatch.setattr(pixels, "aupimo_per_image", lambda *given: calls.append(given) or real(*given))
+    found = evaluate(scores, index, resamples=5)
+    assert len(calls) == 2  # calibrated and test-set fusion
+    assert found.metrics["aupimo"] == np.nanmean(found.images.aupimo)
 
 
 def test_native_resolution_is_not_measured_unasked(scores, index):

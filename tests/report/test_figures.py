@@ -427,6 +427,18 @@ def test_command_figures(results, tmp_path):
     assert found == sorted(f"{stem}{ending}" for stem in stems for ending in (".png", ".pdf"))
 
 
+def test_figures_of_what_exists_are_drawn_where_runs_are_missing(results, tmp_path):
+    copied = tmp_path / "results"
+    shutil.copytree(results / DATASET / "nut", copied / DATASET / "nut")
+    shutil.copytree(results / DATASET / "cap" / "sanflow" / "seed0", copied / DATASET / "cap" / "sanflow" / "seed0")
+    for name in ("index.csv", "index.json"):
+        shutil.copy(results / DATASET / "cap" / name, copied / DATASET / "cap")
+    plan = plan_figures(copied, tmp_path / "figures", ["contact_sheet", "dots"])
+    assert {figure.name for figure in plan} == {"my_parts/nut", "my_parts/cap", *HEADLINE}
+    for figure in plan:
+        assert all(file.stat().st_size > 1000 for file in write_figure(figure))
+
+
 def test_text_in_pdf_stays_text(tmp_path):
     with styled():
         save(message_figure("Legible."), [tmp_path / "x.pdf"])

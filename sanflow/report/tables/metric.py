@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sanflow.evaluation.metric_table import METRICS
-from sanflow.evaluation.metrics import mean_and_std
+from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.published import PublishedColumn, best_columns, covers
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import (

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from sanflow.evaluation.metric_table import HEADLINE, METRICS
-from sanflow.evaluation.metrics import mean_and_std
+from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Section, Table, percent, points, words
 

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 
 from sanflow.evaluation.metric_table import HEADLINE, METRICS
-from sanflow.evaluation.metrics import compare_paired
+from sanflow.evaluation.metrics.comparison import compare_paired
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import MISSING, Section, Table, points, words
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from sanflow.evaluation.metric_table import HEADLINE, METRICS
-from sanflow.evaluation.metrics import mean_and_std
+from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.runs import Run, in_order
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Cell, Section, Table, words
