@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from sanflow.anomaly_maps.scores_file import Extras, Scores
@@ -22,6 +22,7 @@ from sanflow.data.images import ImageCache, load_images, load_masks
 from sanflow.data.index import Index
 from sanflow.device import repeatable
 from sanflow.errors import DataError
+from sanflow.memory import batches_that_fit
 from sanflow.methods.checkpoints import Checkpoint, load_checkpoint
 from sanflow.methods.method import Detector, Output
 from sanflow.methods.registry import detector_method
@@ -65,8 +66,8 @@ def score(
         batch_size = batch_size or BATCH_SIZE["cpu" if detector.device.startswith("cpu") else "cuda"]
         collected = _Collected(index, checkpoint.provenance.seed or 0)
         start = time.perf_counter()
-        for first, images_BHW3 in batches(test_NHW3, batch_size, "scoring"):
-            collected.add(first, detector(images_BHW3, extras=True))
+        for first, output in _outputs(detector, test_NHW3, batch_size):
+            collected.add(first, output)
         seconds = time.perf_counter() - start
     step = Step(code_digest("score", method.load_modules), detector.device, detector.precision)
     scores = collected.scores(detector, checkpoint, step, seconds)
@@ -74,14 +75,22 @@ def score(
     return scores, collected.extras()
 
 
-def batches(images_NHW3: ndarray, batch_size: int, task: str) -> Iterator[tuple[int, Tensor]]:
-    """Give the first index and the images_BHW3 of each batch, with a progress bar on a terminal."""
+def _outputs(detector: Detector, images_NHW3: ndarray, batch_size: int) -> Iterator[tuple[int, Output]]:
+    """Give the first index and the outputs of each batch, with a progress bar on a terminal.
+
+    Where memory runs out, the rest is scored in smaller batches.
+    """
+
+    def score_part(part: slice) -> Output:
+        images_BHW3 = torch.from_numpy(np.array(images_NHW3[part]))
+        return detector(images_BHW3.pin_memory() if torch.cuda.is_available() else images_BHW3, extras=True)
+
     console = Console(stderr=True)
-    starts = range(0, len(images_NHW3), batch_size)
-    quiet = not console.is_terminal
-    for start in track(starts, description=task, console=console, disable=quiet, transient=True):
-        images_BHW3 = torch.from_numpy(np.array(images_NHW3[start : start + batch_size]))
-        yield start, images_BHW3.pin_memory() if torch.cuda.is_available() else images_BHW3
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("scoring", total=len(images_NHW3))
+        for part, output in batches_that_fit(len(images_NHW3), batch_size, score_part):
+            yield part.start, output
+            progress.update(task, completed=part.stop)
 
 
 class _Collected:

@@ -106,6 +106,24 @@ def test_provenance_says_what_was_scored(small, scored):
     assert provenance["steps"]["score"]["device"].startswith("cpu")
 
 
+def test_where_memory_runs_out_the_rest_is_scored_in_smaller_batches(small, scored, monkeypatch):
+    from sanflow.methods.flow.detector import FlowDetector
+
+    whole, sizes = FlowDetector.__call__, []
+
+    def with_little_memory(self, images_BHW3, *, extras=False):
+        sizes.append(len(images_BHW3))
+        if len(images_BHW3) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, images_BHW3, extras=extras)
+
+    monkeypatch.setattr(FlowDetector, "__call__", with_little_memory)
+    scores, _ = score(small.outputs.checkpoint, small.index, device="cpu", batch_size=8)
+    assert sizes[:3] == [6, 3, 1]
+    for name, grid in scored[0].grids.items():
+        np.testing.assert_allclose(scores.grids[name], grid, rtol=1e-4, atol=1e-4)
+
+
 def test_the_sample_is_seeded():
     masks_Nhw = np.random.RandomState(0).rand(10, 20, 20) > 0.5
     assert np.array_equal(sample_locations(masks_Nhw, 1), sample_locations(masks_Nhw, 1))

@@ -34,7 +34,7 @@ def fit(job: FitJob) -> None:
             chosen_D = choose_dimensions(encoder.channels, job.experiment.dimensions, job.seed).to(device)
             distances = DistanceMaps(encoder, job.experiment, job.input_size)
             rows, columns = finest_grid(encoder.map_sizes(*distances.seen_size))
-            images_NHW3 = load_images(job.index, "train", job.input_size, cache=job.cache)
+            images_NHW3 = load_images(job.training, "train", job.input_size, cache=job.cache)
             files.introduce({"dimensions": len(chosen_D), "positions": rows * columns})
             statistics = GaussianStatistics(rows * columns, len(chosen_D), device)
         with cost.phase("steps"):

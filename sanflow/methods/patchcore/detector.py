@@ -43,7 +43,7 @@ def fit(job: FitJob) -> None:
         with cost.phase("setup"):
             encoder = placed(encoder_of(job.experiment), device)
             distances = DistanceMaps(encoder, job.experiment, job.input_size)
-            images_NHW3 = load_images(job.index, "train", job.input_size, cache=job.cache)
+            images_NHW3 = load_images(job.training, "train", job.input_size, cache=job.cache)
             files.introduce({})
         with cost.phase("steps"):
             patches_ND = training_patches(distances, images_NHW3, device)
