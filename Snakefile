@@ -7,7 +7,7 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
-configfile: f"{workflow.basedir}/config/config.yaml"
+configfile: workflow.current_basedir.join("config/config.yaml").get_path_or_uri(secret_free=False)
 
 
 # Used with `--software-deployment-method apptainer` only; envs/Containerfile makes it.
@@ -18,17 +18,10 @@ include: "workflow/rules/common.smk"
 
 
 # The report's text sees the configuration alone.
-config["results"] = RESULTS
+config["results"] = RESULTS_FOLDER
+if Path(RESULTS_FOLDER, "explorer", "summary.html").exists():
 
-
-report: "workflow/report/workflow.rst"
-
-
-pathvars:
-    results=RESULTS,
-    logs=f"{RESULTS}/logs",
-    benchmarks=f"{RESULTS}/benchmarks",
-    data=DATA_ROOT,
+    report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
@@ -55,25 +48,31 @@ rule all:
         dots=rules.dots.output,
         explorer=rules.explorer.output,
         figures=[
-            f"{RESULTS}/figures/{kind}/{dataset}/{category}.{ending}"
+            f"<results>/figures/{kind}/{dataset}/{category}.{ending}"
             for dataset, category in PLAN.categories()
             for kind in CATEGORY_FIGURES
             for ending in ("png", "pdf")
+            if not REPORTING or Path(RESULTS_FOLDER, "figures", kind, dataset, f"{category}.{ending}").exists()
         ],
+    # Shown in place of all the files above, which are one line of 30,000 characters for the paper's benchmark.
+    message:
+        "The benchmark: metrics of all jobs, tables, figures, explorer"
 
 
 # What a job would stumble over later stops the benchmark here. The mirror in MLflow is made before jobs fan out, and
 # closed with the truth about how the benchmark ended. No rule depends on it, so neither a server that is away nor a
 # deleted database reruns or stops anything.
 onstart:
-    shell("sanflow check {BENCHMARK_FILE:q} --results {RESULTS:q} --quiet")
-    shell("sanflow track init {BENCHMARK_FILE:q} --results {RESULTS:q}")
+    shell("sanflow check {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q} --quiet")
+    shell("sanflow track init {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q}")
 
 
 onsuccess:
     models = ["--models"] if SETTINGS.tracking.log_models else []
-    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS:q} {models:q}")
+    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q} {models:q}")
 
 
+# Modules have no handlers: a workflow that imports this one calls the commands itself, if it wants them.
 onerror:
-    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS:q} --failed")
+    shell("sanflow finished {RESULTS_FOLDER:q} || true")
+    shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q} --failed")

@@ -43,6 +43,7 @@ NEUTRAL = (
     "sanflow.data.cache",
     "sanflow.errors",
     "sanflow.files",
+    "sanflow.memory",
     "sanflow.methods.checkpoints",
     "sanflow.methods.cost",
     "sanflow.methods.fit",
@@ -218,6 +219,14 @@ def _version(name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
+    """Ask git about the checkout that sanflow runs from; None where it runs from none."""
+    # A package that was installed within the folder of another repository is no file of that one.
+    if _answer_of_git("ls-files", "--error-unmatch", str(PACKAGE / "__init__.py")) is None:
+        return None
+    return _answer_of_git(*arguments)
+
+
+def _answer_of_git(*arguments: str) -> str | None:
     try:
         answer = subprocess.run(
             ["git", "-C", str(PACKAGE.parent), *arguments],

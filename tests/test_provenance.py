@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -148,3 +149,32 @@ def test_environment_names_the_versions():
     assert found["packages"]["numpy"]
     assert found["python"].startswith("3.")
     assert found["sanflow"]
+
+
+def test_the_commit_is_that_of_sanflow_and_of_no_repository_around_it(tmp_path, monkeypatch):
+    """As where the package is installed into an environment within the folder of another project."""
+    installed = tmp_path / "project" / ".venv" / "sanflow"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    (tmp_path / "project" / "analysis.py").touch()
+
+    def git(*arguments):
+        author = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        done = subprocess.run(
+            ["git", "-C", tmp_path / "project", *author, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("add", "analysis.py")
+    git("commit", "--quiet", "--message", "theirs")
+    monkeypatch.setattr("sanflow.provenance.PACKAGE", installed)
+    environment.cache_clear()
+    try:
+        assert (environment()["git_commit"], environment()["git_dirty"]) == (None, False)
+        git("add", "--force", ".venv")  # a checkout of sanflow within a larger one
+        git("commit", "--quiet", "--message", "ours too")
+        environment.cache_clear()
+        assert environment()["git_commit"] == git("rev-parse", "HEAD")
+    finally:
+        environment.cache_clear()

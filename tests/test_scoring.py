@@ -12,7 +12,7 @@ from sanflow.cli import app
 from sanflow.data.images import load_images, load_masks
 from sanflow.errors import DataError
 from sanflow.methods.checkpoints import load_checkpoint, save_checkpoint
-from sanflow.methods.flow.detector import load
+from sanflow.methods.flow.detector import FlowDetector, load
 from sanflow.scoring import sample_locations, score
 from tests.helpers.small_training import N_TEST, SIZE, SmallTraining
 
@@ -69,6 +69,26 @@ def test_scores_do_not_depend_on_the_batch(small, scored):
     alone, _ = score(small.outputs.checkpoint, small.index, device="cpu", batch_size=1)
     for name, grid_Nhw in alone.grids.items():
         np.testing.assert_allclose(grid_Nhw, scored[0].grids[name], rtol=1e-4, atol=1e-4)
+
+
+def test_where_memory_runs_out_smaller_batches_give_the_same_scores(small, scored, monkeypatch):
+    sizes = []
+    whole = FlowDetector.__call__
+
+    def call(self, images_BHW3, *, extras=False):
+        sizes.append(len(images_BHW3))
+        if len(images_BHW3) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.30 GiB.")
+        return whole(self, images_BHW3, extras=extras)
+
+    monkeypatch.setattr(FlowDetector, "__call__", call)
+    halved, extras = score(small.outputs.checkpoint, small.index, device="cpu", batch_size=8)
+    assert len(small.index.test) == 6
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert halved.paths == scored[0].paths
+    for name, grid_Nhw in halved.grids.items():
+        np.testing.assert_allclose(grid_Nhw, scored[0].grids[name], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(extras.latents, scored[1].latents, rtol=1e-2, atol=1e-2)
 
 
 def test_dark_squares_are_less_likely_than_noise(small, scored):

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sanflow.cli.options import RunsOfOption, metrics_files
+
 ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
 
 
@@ -19,8 +21,9 @@ def explore(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads.", show_default="one per processor, at most 8")
     ] = None,
+    benchmark: RunsOfOption = None,
 ) -> None:
     """Write the explorer: one page with the headline table, every test image and its maps; needs the images."""
     from sanflow.report.explorer import write_explorer
 
-    typer.echo(write_explorer(results, output, workers=workers))
+    typer.echo(write_explorer(results, output, metrics_files(results, benchmark), workers=workers))

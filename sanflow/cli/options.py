@@ -26,6 +26,21 @@ TrackingOption = Annotated[
     Path | None,
     typer.Option(envvar=handed_on.TRACKING, help="`results/<benchmark>/tracking`; unset: nothing is logged to MLflow."),
 ]
+RunsOfOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar=handed_on.BENCHMARK,
+        help="Take only the runs of this benchmark: a name in config/benchmarks/ or a path.",
+        show_default="all runs below the folder",
+    ),
+]
+
+
+def metrics_files(results: Path, benchmark: str | None) -> list[Path] | None:
+    """Return the metrics.json files that `RunsOfOption` chooses; None for all."""
+    from sanflow.pipeline.plan import finished_metrics
+
+    return None if benchmark is None else finished_metrics(benchmark, results)
 
 
 def image_cache(folder: Path | None, gigabytes: float) -> Any:

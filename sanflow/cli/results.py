@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument
+from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument, RunsOfOption, metrics_files
 from sanflow.config import handed_on
 
 ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(tables)
     app.command()(figures)
+    app.command()(finished)
     app.command()(show)
 
 
@@ -80,13 +81,14 @@ def tables(
     results: ResultsArgument,
     output: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="<results>/tables")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Name of a table; again for more.", show_default="all")] = None,
+    benchmark: RunsOfOption = None,
 ) -> None:
     """Make the tables anew from the metrics.json files below a results folder; needs no torch."""
     from sanflow.report.missing import missing_runs
     from sanflow.report.runs import read_runs
     from sanflow.report.tables import write_tables
 
-    runs = read_runs(results)
+    runs = read_runs(results, metrics_files(results, benchmark))
     for file in write_tables(runs, output or results / "tables", only, missing_runs(results, runs)):
         typer.echo(file)
 
@@ -96,16 +98,59 @@ def figures(
     output: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="<results>/figures")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Kind of figure; again for more.", show_default="all")] = None,
     width: Annotated[Literal["page", "column"], typer.Option(help="For a page, or one of its two columns.")] = "page",
+    category: Annotated[
+        str | None, typer.Option(help="Only figures of this <data set>/<category>.", show_default="all")
+    ] = None,
+    benchmark: RunsOfOption = None,
 ) -> None:
     """Draw the figures anew from the files below a results folder; needs the images too, but no torch."""
     from rich.progress import track
 
+    from sanflow.errors import not_among
     from sanflow.report.figures import plan_figures, write_figure
+    from sanflow.report.names import CATEGORY_FIGURES
+    from sanflow.report.runs import in_order, read_runs
 
-    plan = plan_figures(results, output or results / "figures", only)
+    runs = read_runs(results, metrics_files(results, benchmark))
+    if category is not None:
+        known = in_order(f"{run.dataset}/{run.category}" for run in runs)
+        if category not in known:
+            raise not_among("a category with finished runs among", known, category)
+        runs = [run for run in runs if f"{run.dataset}/{run.category}" == category]
+        only = only or list(CATEGORY_FIGURES)
+    plan = plan_figures(results, output or results / "figures", only, runs)
     for figure in track(plan, description="Figures", console=Console(stderr=True)):
         for file in write_figure(figure, width):
             typer.echo(file)
+
+
+def finished(results: ResultsArgument, benchmark: RunsOfOption = None) -> None:
+    """Make tables and overall figures of the runs that are finished, and say which are missing.
+
+    The workflow does so where jobs failed, so that one category does not keep the others from their numbers.
+    """
+    from sanflow.report.figures import plan_figures, write_figure
+    from sanflow.report.missing import missing_runs
+    from sanflow.report.names import METRIC_FIGURES
+    from sanflow.report.runs import read_runs
+    from sanflow.report.tables import write_tables
+
+    files = metrics_files(results, benchmark)
+    if not (any(results.rglob("metrics.json")) if files is None else files):
+        typer.echo("No run is finished yet, so there are no tables.")
+        return
+    runs = read_runs(results, files)
+    missing = missing_runs(results, runs)
+    write_tables(runs, results / "tables", missing=missing)
+    for figure in plan_figures(results, results / "figures", METRIC_FIGURES, runs):
+        write_figure(figure)
+    typer.echo(f"Tables and overall figures of the runs that are finished: {results}/tables, {results}/figures.")
+    for line in missing:
+        typer.echo(f"  missing: {line}")
+    typer.echo(
+        "Mend what failed (its log is above) and start snakemake again, which makes the rest. "
+        f"`sanflow explore {results}` makes the explorer of what is finished."
+    )
 
 
 def show(results: ResultsArgument) -> None:

@@ -6,18 +6,24 @@ the rule has them.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sanflow.config.experiment import Experiment
 from sanflow.data.content import category_digest, content_digest
 from sanflow.data.registry import dataset_entry
+from sanflow.errors import DeviceError
 from sanflow.files import resource, sha256_of_file
 from sanflow.methods.method import DetectorMethod, MapSource, Method
 from sanflow.methods.registry import METHODS
-from sanflow.pipeline.benchmark import Benchmark, Job
+from sanflow.pipeline.benchmark import Benchmark, Job, benchmark_path, load_benchmark
+from sanflow.pipeline.gpus import gpu_pool
+from sanflow.pipeline.preflight import categories_of
 from sanflow.provenance import code_digest, digest_of, fit_digest, modules_digest
+
+# Of a job on a GPU or a cluster: for reading images and for starting work on the GPU.
+THREADS_BESIDE_GPU = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +149,52 @@ class Plan:
 
     def _is_fitted(self, job: Job) -> bool:
         return isinstance(METHODS[self.benchmark.experiments[job.experiment].method], DetectorMethod)
+
+
+def finished_metrics(benchmark: str, results: Path) -> list[Path]:
+    """List the metrics.json files of a benchmark's jobs and kept epochs that exist, in the order of the benchmark.
+
+    Arguments:
+        benchmark: Its name in config/benchmarks/ or its path.
+        results: Folder of its results.
+    """
+    chosen = load_benchmark(benchmark_path(benchmark))
+    plan = Plan(chosen, list(chosen.jobs(categories_of(chosen))), str(results), data_root="")
+    files = [*plan.files_of_jobs("metrics.json")({}), *plan.metrics_of_epochs({})]
+    return [Path(file) for file in files if Path(file).exists()]
+
+
+def threads_of_fit(cores: int | None, jobs_at_once: int, device: str, environment: Mapping[str, str]) -> int:
+    """Choose the threads of a job that trains or scores.
+
+    On a CPU they share the cores that Snakemake may use. On a GPU few are needed, and the cores that are left evaluate
+    other jobs meanwhile. OMP_NUM_THREADS wins where the user has set it.
+
+    Arguments:
+        cores: Of Snakemake (`--cores`); None where a cluster runs the jobs.
+        jobs_at_once: How many such jobs run at the same time (`--resources gpu=...`).
+        device: `auto`, `cuda` or `cpu`.
+        environment: Of Snakemake.
+
+    Example:
+        >>> threads_of_fit(16, 2, "cpu", {})
+        8
+        >>> threads_of_fit(16, 2, "cpu", {"OMP_NUM_THREADS": "3"})
+        3
+    """
+    asked = environment.get("OMP_NUM_THREADS", "").split(",")[0]
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    if cores is None or device == "cuda" or (device == "auto" and _has_gpu(environment)):
+        return THREADS_BESIDE_GPU
+    return max(1, cores // max(1, jobs_at_once))
+
+
+def _has_gpu(environment: Mapping[str, str]) -> bool:
+    try:
+        return bool(gpu_pool(environment))
+    except DeviceError:  # there is one that cannot be used: the first job reports it
+        return True
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -111,6 +111,14 @@ def test_benchmarks_are_planned_without_data(root, tmp_path, name):
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
+def test_a_dry_run_of_the_paper_is_readable(root, tmp_path):
+    """Its rule `all` has 300 files; lines of 30,000 characters hid the rest."""
+    output = snakemake(root, tmp_path, "--dry-run", benchmark="paper").output
+    assert max(len(line) for line in output.splitlines()) < 400
+    assert "Job 0: The benchmark: metrics of all jobs, tables, figures, explorer" in output
+    assert re.search(r"Reasons:\n(?:.*\n)*.*output files have to be generated:\n +dots, download, evaluate", output)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -270,15 +278,14 @@ def test_a_second_call_has_nothing_to_do(finished):
     assert "Nothing to be done" in snakemake(project, work).output
 
 
-def test_touching_package_scripts_and_images_reruns_no_training(finished):
+def test_touching_package_rules_and_images_reruns_nothing(finished):
     project, work, _, _ = finished
     touched = [*project.rglob("*.py"), *project.rglob("*.smk"), *(work / "parts").rglob("*.png")]
     times = {path: path.stat().st_mtime for path in touched}
     try:
         for path in touched:
             os.utime(path, (time.time() + 5,) * 2)
-        # A touched script runs again (Snakemake compares the times of scripts), and nothing depends on these three.
-        assert set(planned(project, work)) <= PICTURES
+        assert planned(project, work) == {}
     finally:
         for path, before in times.items():
             os.utime(path, (before, before))
@@ -350,16 +357,36 @@ def test_another_image_in_the_owners_folder_is_noticed(finished):
 
 @pytest.mark.slow
 def test_a_bad_image_fails_its_own_category_alone(root, tmp_path):
-    write_benchmark(tmp_path, experiments=("maps",), categories=("good one", "bad one"))
+    """The other one has numbers, tables and a report, which name what is missing; the benchmark's name has a space."""
+    path = write_benchmark(tmp_path, experiments=("maps",), categories=("good one", "bad one"))
+    benchmark, results = path.rename(tmp_path / "our 'parts'.yaml").name, tmp_path / "results/our 'parts'"
     (tmp_path / "parts/bad one/test/good/001.png").write_bytes(b"not an image")
-    answer = snakemake(root, tmp_path, check=False)
+    tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    answer = snakemake(root, tmp_path, check=False, benchmark=benchmark, tracking=tracking)
     assert answer.returncode == 1
     assert "bad one/test/good/001.png" in answer.output
-    assert (tmp_path / "results/small/parts/good one/maps/seed0/metrics.json").exists()
+    assert "missing: parts/bad one (all)" in answer.output
+    assert (results / "parts/good one/maps/seed0/metrics.json").exists()
+    table = (results / "tables/image_auroc.md").read_text("utf-8")
+    assert "good one" in table
+    assert "Missing, and in no number here: parts/bad one (all)." in table
+    assert (results / "figures/dots/aupro.png").exists()
+    snakemake(root, tmp_path, "--report", results / "report.html", benchmark=benchmark)
+    assert "good one" in (results / "report.html").read_text("utf-8")
+
     shutil.rmtree(tmp_path / "parts/bad one")
     draw_category(tmp_path / "parts/bad one", None)
-    snakemake(root, tmp_path)
-    assert len(list(tmp_path.glob("results/small/parts/*/maps/seed0/metrics.json"))) == 2
+    snakemake(root, tmp_path, benchmark=benchmark)
+    assert len(list(results.glob("parts/*/maps/seed0/metrics.json"))) == 2
+    assert "Missing" not in (results / "tables/image_auroc.md").read_text("utf-8")
+
+    # What a rule after the evaluation stumbles over is in its log and on the console.
+    (results / "parts/good one/maps/seed0/metrics.json").write_text('{"image_auroc": 1')
+    (results / "tables/overview.csv").unlink()
+    answer = snakemake(root, tmp_path, check=False, benchmark=benchmark)
+    assert answer.returncode == 1
+    for text in (answer.output, (results / "logs/tables.log").read_text("utf-8")):
+        assert "parts/good one/maps/seed0/metrics.json, but it is damaged" in text.replace("\n", " ")
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ rule train:
         "<benchmarks>/train/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
         experiment=PLAN.experiments_of(DetectorMethod, keeping=False),
-    threads: 4
+    threads: THREADS
     resources:
         gpu=lambda wildcards: int(PLAN.detector(wildcards).fit_needs_gpu),
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
@@ -33,7 +33,7 @@ rule train:
     params:
         code=PLAN.fit_code,
         config=PLAN.fit_settings,
-        state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
+        state=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
         "exec sanflow gpu-exec -- sanflow train"
@@ -52,7 +52,7 @@ use rule train as train_keeping with:
     params:
         code=PLAN.fit_code,
         config=PLAN.fit_settings,
-        state=f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
+        state=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
 
 
@@ -71,7 +71,7 @@ rule score:
         "<benchmarks>/score/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
     wildcard_constraints:
         experiment=PLAN.experiments_of(DetectorMethod),
-    threads: 4
+    threads: THREADS
     resources:
         gpu=lambda wildcards: int(PLAN.detector(wildcards).scoring_needs_gpu),
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
@@ -81,7 +81,7 @@ rule score:
         # Not needed any more once the checkpoint has been read: removed here, not by `train`.
         state=[
             "--state",
-            f"{RESULTS}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
+            f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         ],
         checkpoint=lambda wildcards, input: input.checkpoint,
     shell:

@@ -36,10 +36,11 @@ rule tables:
     params:
         code=code_digest("tables"),
         published=published_digest(),
-        results=lambda wildcards: RESULTS,
-        folder=lambda wildcards: f"{RESULTS}/tables",
-    script:
-        "../scripts/tables.py"
+        results=lambda wildcards: RESULTS_FOLDER,
+    message:
+        "Tables of all jobs"
+    shell:
+        "sanflow tables {params.results:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -74,10 +75,11 @@ rule figures:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("figures"),
-        results=lambda wildcards: RESULTS,
-        folder=lambda wildcards: f"{RESULTS}/figures",
-    script:
-        "../scripts/figures.py"
+        results=lambda wildcards: RESULTS_FOLDER,
+    message:
+        "Figures of {wildcards.dataset}, {wildcards.category}"
+    shell:
+        "sanflow figures {params.results:q} --category {wildcards.dataset:q}/{wildcards.category:q} > {log:q} 2>&1"
 
 
 rule dots:
@@ -107,18 +109,19 @@ rule dots:
     params:
         code=code_digest("figures"),
         published=published_digest(),
-        results=lambda wildcards: RESULTS,
-        folder=lambda wildcards: f"{RESULTS}/figures",
-    script:
-        "../scripts/dots.py"
+        results=lambda wildcards: RESULTS_FOLDER,
+    message:
+        "Dots of the headline metrics of all jobs"
+    shell:
+        "sanflow figures {params.results:q} --only dots > {log:q} 2>&1"
 
 
 rule explorer:
     """One page to open: the headline table and every test image with its maps."""
     input:
         indices=lambda wildcards: [
-            f"{RESULTS}/{dataset}/{category}/index.{ending}"
-            for dataset, category in dict.fromkeys((job.dataset, job.category) for job in JOBS)
+            f"<results>/{dataset}/{category}/index.{ending}"
+            for dataset, category in PLAN.categories()
             for ending in ("csv", "json")
         ],
         metrics=PLAN.files_of_jobs("metrics.json"),
@@ -136,7 +139,8 @@ rule explorer:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=code_digest("explorer"),
-        results=lambda wildcards: RESULTS,
-        folder=lambda wildcards: f"{RESULTS}/explorer",
-    script:
-        "../scripts/explorer.py"
+        results=lambda wildcards: RESULTS_FOLDER,
+    message:
+        "Explorer of all jobs"
+    shell:
+        "sanflow explore {params.results:q} --workers {threads} > {log:q} 2>&1"

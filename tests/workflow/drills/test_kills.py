@@ -25,9 +25,9 @@ STAGES = {
     "score": "sanflow score ",
     "score_external": "sanflow score-external",
     "evaluate": "sanflow evaluate",
-    "tables": "tables.py",
-    "dots": "dots.py",
-    "figures": "figures.py",
+    "tables": "sanflow tables",
+    "dots": "--only dots",
+    "figures": "sanflow figures results/small --category",
 }
 RUN = "results/small/parts/nut/tiny/seed0"
 

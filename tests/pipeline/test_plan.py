@@ -1,0 +1,66 @@
+"""What the workflow asks of a benchmark: finished runs, threads."""
+
+import pytest
+import yaml
+
+from sanflow.errors import DeviceError
+from sanflow.pipeline import plan
+from sanflow.pipeline.plan import finished_metrics, threads_of_fit
+
+
+def test_finished_metrics_are_those_of_the_benchmark_that_exist(tmp_path):
+    experiment = {"method": "external", "maps": "maps"}
+    flow = {"method": "cflow-matched", "encoder": "timm/resnet18.tv_in1k", "epochs": 4, "keep_every": 2}
+    content = {
+        "datasets": {"mvtec_ad": {"categories": ["cable", "bottle"]}},
+        "experiments": {"maps": experiment, "flow": flow},
+        "seeds": [0, 1],
+    }
+    benchmark = tmp_path / "mine.yaml"
+    benchmark.write_text(yaml.safe_dump(content))
+    results = tmp_path / "results" / "mine"
+    assert finished_metrics(str(benchmark), results) == []
+    written = [
+        "mvtec_ad/bottle/maps/seed0",
+        "mvtec_ad/bottle/maps/seed2",  # a seed that the benchmark has no longer
+        "mvtec_ad/bottle/old/seed0",  # and an experiment
+        "mvtec_ad/cable/flow/seed1",
+        "mvtec_ad/cable/flow/seed1/epoch02",
+        "mvtec_ad/cable/flow/seed1/epoch03",
+    ]
+    for folder in written:
+        (results / folder).mkdir(parents=True, exist_ok=True)
+        (results / folder / "metrics.json").write_text("{}")
+    found = [str(path.parent.relative_to(results)) for path in finished_metrics(str(benchmark), results)]
+    assert found == [written[3], written[0], written[4]]
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "device", "gpus", "variables", "expected"),
+    [
+        (64, 1, "cpu", ["GPU-aa"], {}, 64),
+        (64, 1, "auto", [], {}, 64),
+        (64, 4, "auto", [], {}, 16),
+        (3, 8, "cpu", [], {}, 1),
+        (64, 1, "auto", ["GPU-aa"], {}, 4),
+        (64, 1, "cuda", [], {}, 4),
+        (None, 1, "cpu", [], {}, 4),
+        (64, 1, "cpu", [], {"OMP_NUM_THREADS": "6"}, 6),
+        (64, 1, "auto", ["GPU-aa"], {"OMP_NUM_THREADS": "6,2"}, 6),
+        (8, 1, "cpu", [], {"OMP_NUM_THREADS": "all"}, 8),
+        (8, 1, "cpu", [], {"OMP_NUM_THREADS": "0"}, 8),
+    ],
+)
+def test_a_cpu_training_uses_the_cores_and_the_users_number_wins(
+    monkeypatch, cores, jobs, device, gpus, variables, expected
+):
+    monkeypatch.setattr(plan, "gpu_pool", lambda environment: gpus)
+    assert threads_of_fit(cores, jobs, device, variables) == expected
+
+
+def test_a_gpu_that_cannot_be_used_is_reported_by_the_job(monkeypatch):
+    def broken(environment):
+        raise DeviceError("dead")
+
+    monkeypatch.setattr(plan, "gpu_pool", broken)
+    assert threads_of_fit(64, 1, "auto", {}) == 4
