@@ -10,7 +10,7 @@ import pytest
 from sanflow.encoders.bundled import SHA256
 from sanflow.methods.flow.settings import OfficialExperiment, SanflowExperiment
 from sanflow.methods.method import DetectorMethod
-from sanflow.methods.registry import METHODS, detector_method
+from sanflow.methods.registry import detector_method, methods
 from sanflow.provenance import (
     NEUTRAL,
     PACKAGE,
@@ -71,7 +71,7 @@ def test_editing_the_flow_changes_training_and_scoring_of_flows_alone(package):
 
 def test_the_registry_of_methods_and_settings_decide_no_fit():
     """A new method must not train the others again."""
-    for method in METHODS.values():
+    for method in methods().values():
         if isinstance(method, DetectorMethod):
             found = modules_of(method.fit_modules)
             assert not {"sanflow.methods.registry", "sanflow.cli", "sanflow.pipeline.benchmark"} & found

@@ -37,11 +37,11 @@ def score_external(
     from sanflow.data.index import read_index
     from sanflow.errors import ConfigError
     from sanflow.methods.method import MapSource
-    from sanflow.methods.registry import METHODS
+    from sanflow.methods.registry import methods
     from sanflow.pipeline.benchmark import load_experiment
 
     settings = load_experiment(benchmark, experiment)
-    method = METHODS[settings.method]
+    method = methods()[settings.method]
     if not isinstance(method, MapSource):
         raise ConfigError(f"Expected an experiment with finished maps, but {experiment!r} is of `{settings.method}`.")
     content = read_index(index)

@@ -22,7 +22,7 @@ from torch import Tensor
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.errors import DataError, IntegrityError, WeightsError
 from sanflow.files import atomic_path, require_free_space
-from sanflow.methods.registry import METHODS, detector_method
+from sanflow.methods.registry import detector_method, methods
 from sanflow.provenance import Provenance
 
 FORMAT = "sanflow checkpoint 2"
@@ -182,9 +182,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _experiment_of(settings: Mapping[str, Any], path: str | os.PathLike[str]) -> Any:
     """The settings of a checkpoint, in the model of their method."""
     name = str(settings.get("method"))
-    if name not in METHODS:
+    if name not in methods():
         raise IntegrityError(
-            f"Expected a checkpoint of one of the methods {', '.join(METHODS)} in {path}, but got one of {name!r}. "
+            f"Expected a checkpoint of one of the methods {', '.join(methods())} in {path}, but got one of {name!r}. "
             "Install the package that adds this method."
         )
     try:

@@ -3,6 +3,7 @@
 A package adds its own through the entry point group `sanflow.methods`: the value is a `DetectorMethod` or `MapSource`.
 """
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -26,8 +27,9 @@ BUILT_IN: tuple[Method, ...] = (
 )
 
 
-def _methods() -> Mapping[str, Method]:
-    """The methods by name, those of other packages after the built-in ones.
+@functools.cache
+def methods() -> Mapping[str, Method]:
+    """Return the methods by name, those of other packages after the built-in ones.
 
     Raises:
         ConfigError: If another package's entry is no method, or has the name of a known one.
@@ -49,16 +51,13 @@ def _methods() -> Mapping[str, Method]:
     return MappingProxyType(found)
 
 
-METHODS = _methods()
-
-
 def detector_method(name: str) -> DetectorMethod:
     """Return the method of a name, which must be a detector.
 
     Raises:
         ConfigError: If the method has finished maps and no detector.
     """
-    method = METHODS[name]
+    method = methods()[name]
     if not isinstance(method, DetectorMethod):
         raise ConfigError(
             f"Expected a method that is fitted, but `{name}` reads finished maps; there is nothing to fit or to load."

@@ -16,13 +16,13 @@ from sanflow.config.settings import CHECKOUT
 from sanflow.config.strict import StrictModel, validated
 from sanflow.config.yaml_file import read_yaml
 from sanflow.errors import ConfigError, did_you_mean, not_among
-from sanflow.methods.registry import METHODS
+from sanflow.methods.registry import methods
 
 if TYPE_CHECKING:
     AnyExperiment = Experiment
 else:
     AnyExperiment = Annotated[
-        Union[tuple(method.settings for method in METHODS.values())],  # noqa: UP007  (made from a list)
+        Union[tuple(method.settings for method in methods().values())],  # noqa: UP007  (made from a list)
         Field(discriminator="method"),
     ]
 

@@ -16,7 +16,7 @@ from sanflow.data.registry import dataset_entry
 from sanflow.errors import DeviceError
 from sanflow.files import resource, sha256_of_file
 from sanflow.methods.method import DetectorMethod, MapSource, Method
-from sanflow.methods.registry import METHODS
+from sanflow.methods.registry import methods
 from sanflow.pipeline.benchmark import Benchmark, Job, benchmark_path, load_benchmark
 from sanflow.pipeline.gpus import gpu_pool
 from sanflow.pipeline.preflight import categories_of
@@ -57,7 +57,7 @@ class Plan:
         return any_of(
             name
             for name, experiment in self.benchmark.experiments.items()
-            if isinstance(METHODS[experiment.method], kind) and keeping in (None, bool(experiment.kept_epochs))
+            if isinstance(methods()[experiment.method], kind) and keeping in (None, bool(experiment.kept_epochs))
         )
 
     def experiment(self, wildcards: Any) -> Experiment:
@@ -66,7 +66,7 @@ class Plan:
 
     def detector(self, wildcards: Any) -> DetectorMethod:
         """Return the method of a job that is fitted."""
-        method = METHODS[self.experiment(wildcards).method]
+        method = methods()[self.experiment(wildcards).method]
         assert isinstance(method, DetectorMethod)
         return method
 
@@ -89,7 +89,7 @@ class Plan:
     def maps(self, wildcards: Any) -> str:
         """Compute the digest of the files in a job's folder of finished maps."""
         experiment = self.experiment(wildcards)
-        method = METHODS[experiment.method]
+        method = methods()[experiment.method]
         assert isinstance(method, MapSource)
         folder = experiment.files_for(wildcards.dataset, wildcards.category)[method.maps_key]
         return content_digest([Path(folder)], self.content_memo)
@@ -121,7 +121,7 @@ class Plan:
 
     def training_history(self, wildcards: Any) -> list[str]:
         """Return train.json of a job; nothing where nothing is fitted."""
-        if not isinstance(METHODS[self.experiment(wildcards).method], DetectorMethod):
+        if not isinstance(methods()[self.experiment(wildcards).method], DetectorMethod):
             return []
         job = Job(wildcards.dataset, wildcards.category, wildcards.experiment, int(wildcards.seed))
         return [f"{self.results}/{job.folder}/train.json"]
@@ -148,7 +148,7 @@ class Plan:
         return list(dict.fromkeys((job.dataset, job.category) for job in self.jobs))
 
     def _is_fitted(self, job: Job) -> bool:
-        return isinstance(METHODS[self.benchmark.experiments[job.experiment].method], DetectorMethod)
+        return isinstance(methods()[self.benchmark.experiments[job.experiment].method], DetectorMethod)
 
 
 def finished_metrics(benchmark: str, results: Path) -> list[Path]:

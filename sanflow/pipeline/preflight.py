@@ -12,7 +12,7 @@ from sanflow.config.experiment import EncoderExperiment
 from sanflow.data.registry import categories
 from sanflow.errors import ConfigError, SanflowError
 from sanflow.methods.method import DetectorMethod
-from sanflow.methods.registry import METHODS
+from sanflow.methods.registry import methods
 from sanflow.pipeline.benchmark import Benchmark, Job
 
 
@@ -56,7 +56,7 @@ def _finished(job: Job, benchmark: Benchmark, results: Path | None) -> bool:
     """Whether the file exists after which neither what the experiment names nor its encoder is needed again."""
     if results is None:
         return False
-    method = METHODS[benchmark.experiments[job.experiment].method]
+    method = methods()[benchmark.experiments[job.experiment].method]
     return (results / job.folder / ("checkpoint.pt" if isinstance(method, DetectorMethod) else "scores.npz")).exists()
 
 

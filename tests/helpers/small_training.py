@@ -11,7 +11,7 @@ from PIL import Image
 from sanflow.data.index import Index, build_index, write_index
 from sanflow.methods.flow.training.loop import fit
 from sanflow.methods.method import FitJob, Outputs
-from sanflow.methods.registry import METHODS
+from sanflow.methods.registry import methods
 from sanflow.tracking import Tracker
 
 SIZE, N_TRAIN, N_TEST = 16, 12, 3
@@ -40,7 +40,7 @@ def small_experiment(**changes: Any) -> Any:
     if settings["method"] == "cflow":
         settings.pop("update")
         settings = {"locations_per_step": 16, **settings}
-    return METHODS[settings["method"]].settings.model_validate(settings)
+    return methods()[settings["method"]].settings.model_validate(settings)
 
 
 def small_index(folder: Path) -> Index:

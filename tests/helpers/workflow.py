@@ -108,19 +108,28 @@ def command(project: Path, folder: Path, *arguments: object, **config: object) -
     ]
 
 
-def environment(project: Path) -> dict[str, str]:
-    """The environment in which `sanflow` is the project's, also where that is a copy."""
-    return os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+def environment(project: Path, more_packages: Path | None = None) -> dict[str, str]:
+    """The environment in which `sanflow` is the project's, also where that is a copy; with a folder of packages."""
+    places = [str(project), *([str(more_packages)] if more_packages else [])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
 
 
-def snakemake(project: Path, folder: Path, *arguments: object, timeout: float = 1100, check=True, **config: object):
+def snakemake(
+    project: Path,
+    folder: Path,
+    *arguments: object,
+    timeout: float = 1100,
+    check=True,
+    more_packages: Path | None = None,
+    **config: object,
+):
     """Run snakemake; on failure show what it said. After `timeout` seconds it and its jobs are killed."""
     process = subprocess.Popen(
         command(project, folder, *arguments, **config),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(project),
+        env=environment(project, more_packages),
         start_new_session=True,
     )
     try:

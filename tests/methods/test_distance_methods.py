@@ -13,7 +13,7 @@ from sanflow.errors import ConfigError, DataError
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.distance_maps import DistanceMaps
 from sanflow.methods.method import FitJob, Outputs
-from sanflow.methods.registry import METHODS, detector_method
+from sanflow.methods.registry import detector_method, methods
 from sanflow.scoring import score
 from sanflow.tracking import NullTracker
 from tests.helpers.small_training import N_TEST, N_TRAIN, SIZE, small_index
@@ -31,7 +31,7 @@ def settings(**changes):
         "input_size": SIZE,
         "smoothing": 1.0,
     }
-    return METHODS[changes["method"]].settings.model_validate(shared | changes)
+    return methods()[changes["method"]].settings.model_validate(shared | changes)
 
 
 @pytest.fixture(scope="module")

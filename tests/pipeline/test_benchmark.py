@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sanflow.cli.config import configuration_page
 from sanflow.config.settings import CHECKOUT, Settings
 from sanflow.errors import ConfigError
-from sanflow.methods.registry import BUILT_IN, METHODS
+from sanflow.methods.registry import BUILT_IN, methods
 from sanflow.pipeline.benchmark import Benchmark, Job, benchmark_path, load_benchmark, load_experiment
 
 SHIPPED = ["ablation", "demo", "official", "paper", "tiles"]
@@ -17,7 +17,7 @@ SHIPPED = ["ablation", "demo", "official", "paper", "tiles"]
 
 def experiment(method="sanflow", **values):
     encoder = {} if method == "external" else {"encoder": "timm/resnet18.tv_in1k"}
-    return METHODS[method].settings.model_validate({"method": method, **encoder, **values})
+    return methods()[method].settings.model_validate({"method": method, **encoder, **values})
 
 
 def write(folder, text, name="mine.yaml"):
@@ -105,7 +105,7 @@ def test_every_builtin_method_names_itself_and_says_what_it_is():
     for method in BUILT_IN:
         assert method.settings.model_fields["method"].annotation.__args__ == (method.name,)
         assert method.settings.__doc__
-        assert METHODS[method.name] is method
+        assert methods()[method.name] is method
 
 
 @pytest.mark.parametrize(
