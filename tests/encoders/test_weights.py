@@ -193,7 +193,7 @@ def test_message_when_the_library_knows_no_file() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("weights.npz", b"", r"file ending in .pth, .pt, .bin, .safetensors, but got"),
+        ("weights.npz", b"", r"pretrained, bundled, random or a file ending in .pth, .pt, .bin, .safetensors, but got"),
         ("weights.pth", None, "Expected a file of weights at .*, but there is none"),
         ("weights.pth", b"Not Found", r"nothing else, but reading it failed: it is no file of torch.* b'Not Found'"),
         ("weights.pth", b"<!DOCTYPE html><html>", "it is a web page that was saved in place of the weights"),
