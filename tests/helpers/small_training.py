@@ -92,6 +92,7 @@ class SmallTraining:
         device: str = "cpu",
         save_every_seconds: float = 300.0,
         on_step: Callable[[int], None] | None = None,
+        tracker: Tracker | None = None,
         **changes: Any,
     ) -> Outputs:
         self.calls += 1
@@ -103,7 +104,7 @@ class SmallTraining:
                 self.index,
                 seed,
                 self.outputs,
-                Tracker(),
+                tracker or Tracker(),
                 device=device,
                 save_every_seconds=save_every_seconds,
                 on_step=on_step,

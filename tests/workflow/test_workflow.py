@@ -438,7 +438,8 @@ def test_a_run_is_served_as_an_mlflow_model_with_its_signature(root, finished, t
     }
     assert sorted(models) == ["parts/nut/kept/seed0", "parts/nut/tiny/seed0"], "one model a run, though sent twice"
     mlflow.set_tracking_uri(uri)
-    model = mlflow.pyfunc.load_model(f"models:/{models['parts/nut/tiny/seed0'].model_id}")
+    model_uri = f"models:/{models['parts/nut/tiny/seed0'].model_id}"
+    model = mlflow.pyfunc.load_model(model_uri)
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 64, 64, 3)
     images = pd.read_csv(work / "results/small/parts/nut/tiny/seed0/images.csv")
     pixels = np.stack([np.asarray(Image.open(work / "parts" / path).convert("RGB")) for path in images.image])
@@ -447,6 +448,18 @@ def test_a_run_is_served_as_an_mlflow_model_with_its_signature(root, finished, t
     np.testing.assert_allclose(answer["score"], images.score, rtol=1e-4, atol=1e-5)
     with pytest.raises(Exception, match="32"):
         model.predict(pixels[:, :32])
+    # Where sanflow is not installed, the model's own copy answers.
+    alone = f"""if True:
+        import sys, mlflow, numpy
+        from pathlib import Path
+        sys.path = [one for one in sys.path if not Path(one, "sanflow/__init__.py").exists()]
+        mlflow.set_tracking_uri({uri!r})
+        mlflow.pyfunc.load_model({model_uri!r}).predict(numpy.zeros((1, 64, 64, 3), numpy.uint8))
+        print(sys.modules["sanflow"].__file__)
+    """
+    line = [sys.executable, "-W", "ignore", "-c", alone]
+    answered = subprocess.run(line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/mlflow-artifacts/models/" in answered.stdout
     # As docs/tracking.md says it.
     snippet = re.search(r"```python\n(.*?)```", (root / "docs/tracking.md").read_text("utf-8"), re.DOTALL)[1]
     snippet = snippet.replace("sqlite:///results/mlflow.db", uri)

@@ -16,6 +16,7 @@ from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.training.batches import Batches
 from sanflow.methods.flow.training.pixels import rotated
 from sanflow.methods.flow.training.step import Guard, Means, Stepper, make_optimizer, set_learning_rate
+from sanflow.tracking import Tracker
 from tests.helpers.small_training import SmallTraining
 from tests.reference.plain_training import PlainTraining, weights_of_plain
 
@@ -270,6 +271,30 @@ def test_training_writes_history_and_cost(train_small):
     kept = torch.load(outputs.kept / "epoch02.pt", weights_only=True)
     assert len(kept["history"]) == 2
     assert kept["provenance"]["epoch"] == 2
+
+
+class Recorder(Tracker):
+    """Keep what a training logs."""
+
+    def __init__(self):
+        self.records = []
+
+    def log(self, record):
+        self.records.append(copy.deepcopy(dict(record)))
+
+
+def test_a_training_logs_what_its_train_json_will_hold(train_small):
+    recorder = Recorder()
+    outputs = train_small(epochs=2, tracker=recorder)
+    record = json.loads(outputs.record.read_text())
+    first, *_, last = recorder.records
+    assert {"job", "digests", "versions"} <= set(first)
+    assert record["job"]["settings"]["epochs"] == 2
+    assert [len(one.get("history", [])) for one in recorder.records] == [0, 0, 1, 2, 2]
+    assert json.loads(json.dumps(last)) == record
+    for early in recorder.records:
+        changed = {key for key, value in early.items() if key != "history" and last[key] != value}
+        assert changed == set(), "what was logged before is in train.json too"
 
 
 @pytest.mark.parametrize(
