@@ -83,7 +83,7 @@ def write_category(
             row = index.test.iloc[i]
             size = _bounded((int(row.height), int(row.width)), LARGE)
             large = Image.fromarray(read_image(index.root / row.image, size, "lanczos", row.sha256))
-            large.save(images / f"{i}.webp", quality=80, method=2)
+            large.save(images / f"{i}.webp", quality=75, method=2)
             height, width = _bounded(size, SMALL)
             large.resize((width, height), Image.Resampling.BILINEAR).save(images / f"{i}-small.webp", quality=75)
             for k, run in enumerate(pictures):
