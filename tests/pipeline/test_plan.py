@@ -1,10 +1,13 @@
 """What the workflow asks of a benchmark: finished runs, threads."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
 from sanflow.errors import DeviceError
 from sanflow.pipeline import plan
+from sanflow.pipeline.benchmark import Benchmark
 from sanflow.pipeline.plan import finished_metrics, threads_of_fit
 
 
@@ -64,3 +67,25 @@ def test_a_gpu_that_cannot_be_used_is_reported_by_the_job(monkeypatch):
 
     monkeypatch.setattr(plan, "gpu_pool", broken)
     assert threads_of_fit(64, 1, "auto", {}) == 4
+
+
+def test_of_a_registry_entry_what_decides_an_index_lists_again_and_nothing_else_does(tmp_path, monkeypatch):
+    benchmark = Benchmark.model_validate(
+        {"datasets": {"mvtec_ad": {}}, "experiments": {"maps": {"method": "external", "maps": "m"}}}
+    )
+    wildcards = SimpleNamespace(dataset="mvtec_ad", category="bottle", experiment="maps", seed="0")
+    chosen = plan.Plan(benchmark, [], "results/b", "data")
+    before, evaluation = chosen.data_settings(wildcards), chosen.evaluation_settings(wildcards)
+    entry = plan.dataset_entry("mvtec_ad")
+
+    def with_entry(**changes):
+        monkeypatch.setattr(plan, "dataset_entry", lambda name: entry.model_copy(update=changes))
+        return chosen.data_settings(wildcards)
+
+    assert with_entry(mask_above=(entry.mask_above or 0) + 1) != before
+    assert with_entry(sha256="0" * 64) != before
+    assert with_entry(mirrors=[*entry.mirrors, "https://example.org/a"], title="Other", licence="?") == before
+    counts = entry.categories["bottle"]
+    assert with_entry(categories=entry.categories | {"bottle": counts.model_copy(update={"train": 1})}) != before
+    assert with_entry(categories=entry.categories | {"cable": counts}) == before
+    assert chosen.evaluation_settings(wildcards) == evaluation

@@ -312,10 +312,29 @@ def test_edited_training_code_trains_again(edited):
     assert "score_external" not in plan
 
 
+def test_edited_published_numbers_make_tables_and_dots_alone(edited):
+    project, work, edit = edited
+    edit("resources/published.csv", append="\n")
+    assert set(planned(project, work)) == {"tables", "dots"}
+
+
+def test_edited_decoding_lists_the_images_again_and_makes_what_follows(edited):
+    project, work, edit = edited
+    edit("sanflow/data/decode.py", append="\nANOTHER = 1\n")
+    plan = planned(project, work)
+    assert {"index", "train", "train_keeping", "score", "score_external", "evaluate"} <= set(plan)
+
+
+def test_an_edited_help_text_reruns_nothing(edited):
+    project, work, edit = edited
+    edit("sanflow/cli/model.py", old="Checkpoint to write.", new="The checkpoint.")
+    assert not planned(project, work)
+
+
 def test_a_comment_reruns_nothing(edited):
     project, work, edit = edited
     edit("sanflow/methods/flow/losses.py", append="\n# A comment more.\n")
-    assert not set(planned(project, work)) - PICTURES
+    assert not planned(project, work)
 
 
 def test_a_changed_setting_reruns_exactly_its_experiment(finished):
