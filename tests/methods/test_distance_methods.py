@@ -15,7 +15,7 @@ from sanflow.methods.distance_maps import DistanceMaps
 from sanflow.methods.method import FitJob, Outputs
 from sanflow.methods.registry import detector_method, methods
 from sanflow.scoring import score
-from sanflow.tracking import NullTracker
+from sanflow.tracking import Tracker
 from tests.helpers.small_training import N_TEST, N_TRAIN, SIZE, small_index
 
 PADIM = {"method": "padim", "dimensions": 20}
@@ -42,7 +42,7 @@ def index(tmp_path_factory):
 
 def fitted(index, folder, seed=0, **changes):
     outputs = Outputs(folder / "checkpoint.pt", folder / "train.json", folder / "state")
-    job = FitJob(settings(**changes), "small", index, seed, outputs, NullTracker(), device="cpu")
+    job = FitJob(settings(**changes), "small", index, seed, outputs, Tracker(), device="cpu")
     detector_method(changes["method"]).fit(job)
     return outputs
 
@@ -113,6 +113,12 @@ def test_the_record_says_what_was_fitted(index, tmp_path, changes):
     state = load_checkpoint(outputs.checkpoint).state
     kept = state["bank"].numel() if changes is PATCHCORE else state["mean"].numel() + state["factors"].numel()
     assert record["parameters"] == kept
+
+
+@BOTH
+def test_held_out_images_are_not_fitted(index, tmp_path, changes):
+    outputs = fitted(index, tmp_path, **changes, calibration_fraction=0.25)
+    assert json.loads(outputs.record.read_text())["images"] == N_TRAIN * 3 // 4
 
 
 @BOTH
