@@ -1,11 +1,11 @@
-"""Which device, in which precision: the choice a job makes once, and how it has torch repeat itself."""
+"""Choose device and precision; make torch deterministic."""
 
 import contextlib
 import ctypes
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 # The layout in which convolutions are fastest, on GPUs and CPUs alike; networks and images are brought into it.
 MEMORY_FORMAT = torch.channels_last
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def choose_device(wish: str) -> torch.device:
-    """The device that `auto`, `cuda` or `cpu` means here.
+    """Choose the device that `auto`, `cuda` or `cpu` means here.
 
     Raises:
         ConfigError: If it is none of the three.
@@ -54,7 +54,7 @@ def choose_device(wish: str) -> torch.device:
 
 
 def placed(network: Network, device: torch.device) -> Network:
-    """The network itself, moved to the device, its convolutions in `MEMORY_FORMAT`."""
+    """Move a network to the device, its convolutions into `MEMORY_FORMAT`; return it."""
     network.to(device)
     # Module.to(memory_format=...) stops at weights of other than four dimensions.
     for tensor in (*network.parameters(), *network.buffers()):
@@ -70,24 +70,29 @@ def unit_images(images_BHW3: Tensor, device: torch.device, dtype: torch.dtype = 
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
+    """Name the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
 
 
 def usable_precision(wish: Precision, device: torch.device) -> Precision:
-    """bf16 where the device multiplies it in hardware, else fp32, with a message.
+    """Choose the precision that was asked for where the device multiplies it in hardware, else fp32, with a message.
 
-    A processor without such instructions computes bf16 several times slower than fp32; the result of fp32 is the one
-    that bf16 approximates.
+    A processor without such instructions computes bf16 several times slower than fp32, and TF32 not at all; the result
+    of fp32 is the one that both approximate.
     """
-    if wish == "fp32" or multiplies_bf16(device):
+    if wish == "fp32" or (multiplies_tf32 if wish == "tf32" else multiplies_bf16)(device):
         return wish
     logger.warning(
-        "This %s has no bf16 matrix instructions, so `precision: bf16` is computed in fp32 here.", device.type
+        "This %s has no %s matrix instructions, so `precision: %s` is computed in fp32 here.", device.type, wish, wish
     )
     return "fp32"
+
+
+def multiplies_tf32(device: torch.device) -> bool:
+    """Whether the device has matrix instructions for TF32: NVIDIA's GPUs since Ampere."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -103,42 +108,55 @@ def _cpu_has(name: str) -> bool:
     return bool(ask()) if ask is not None else False
 
 
-def autocast(precision: Precision, device: torch.device) -> Any:
-    """The context in which matrix products and convolutions run in that precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+@contextlib.contextmanager
+def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run the matrix products and convolutions inside in that precision; `fp32` inside `bf16` or `tf32` is fp32."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"), tf32(precision == "tf32"):
+        yield
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let products and convolutions of a GPU round their inputs to TF32's 10 bits, or not; also in a backward pass."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, matmul.allow_tf32)
+    cudnn.allow_tf32 = matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @contextlib.contextmanager
 def repeatable(seconds_matter: bool = True) -> Iterator[None]:
-    """While open, the same inputs give the same bits, on one machine with one number of threads.
+    """Make the same inputs give the same bits, on one machine with one number of threads.
 
-    fp32 means fp32: no TF32 in products or convolutions.
+    fp32 means fp32: no TF32 in products or convolutions, but where `autocast("tf32", ...)` asks for it.
 
     Arguments:
         seconds_matter: Also keep freed memory of the CPU for the next step, which saves the page faults of giving it
             back and asking again.
     """
-    # cuBLAS reads it when its first handle is made.
+    # cuBLAS reads it when its first handle is created.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn = torch.backends.cudnn
-    before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    before = (cudnn.deterministic, cudnn.benchmark)
+    cudnn.deterministic, cudnn.benchmark = True, False
     if seconds_matter:
         keep_freed_memory()
     try:
-        yield
+        with tf32(False):
+            yield
     finally:
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before[:3]
-        torch.backends.cuda.matmul.allow_tf32 = before[3]
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, in place of a new mapping (and a page fault per 4 KiB) for each large tensor."""
+    """Make glibc keep freed memory, in place of a new mapping (and a page fault per 4 KiB) for each large tensor."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         m_trim_threshold, m_mmap_max = -1, -4
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):  # another C library: as fast as it is
-        logger.debug("No glibc: memory is given back as its own allocator decides.")
+    except (OSError, AttributeError):  # another C library
+        logger.debug("No glibc: freed memory is returned to the system as its allocator decides.")

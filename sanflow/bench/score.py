@@ -1,4 +1,4 @@
-"""How fast is scoring? Images per second of the scorer, beside the plain networks in the same call."""
+"""Measure the speed of scoring: images per second of the detector, beside the plain networks in the same call."""
 
 import statistics
 import time
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
-from sanflow.bench.train import interleaved, load_reference, stopwatches, synchronizer, write_profile
+from sanflow.bench.bare import CountProducts
+from sanflow.bench.plain_training import PlainTraining, position_code
+from sanflow.bench.timing import against_peaks, interleaved, ratio, stopwatches, synchronizer, write_profile
 from sanflow.config.strict import validated
 from sanflow.device import choose_device, device_name, placed, repeatable, unit_images, usable_precision
 from sanflow.encoders import Encoder, build_encoder
@@ -38,7 +39,7 @@ def bench_score(
         encoder: As in an experiment; its weights are random.
         input_size: Height and width.
         batch_size: Images at once.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `tf32` or `bf16`.
         device: `auto`, `cuda` or `cpu`.
         windows: How many windows are timed; ours and the reference's take turns.
         steps: Batches per window.
@@ -75,17 +76,16 @@ def bench_score(
         def step() -> None:
             detector(images_BHW3)
 
-        plain = _plain_step(settings, detector, images_BHW3, load_reference() if reference else None)
+        plain = _plain_step(settings, detector, images_BHW3) if reference else None
         seconds, plain_seconds = interleaved(step, plain, windows, steps, synchronize)
         with CountProducts() as counted:
             step()
         milliseconds = _phases(step, model, network, synchronize)
-        dtype = torch.bfloat16 if used == "bf16" else torch.float32
-        peak, bandwidth = matmul_peak(dtype, chosen, synchronize), memory_peak(chosen, synchronize)
+        batch_seconds = statistics.median(seconds)
+        peaks, bandwidth = against_peaks(counted, batch_size, batch_seconds, used, chosen)
         weights = sum(weight.nbytes for module in (model, network) for weight in module.parameters())
         if profile is not None:
             write_profile(step, profile, chosen)
-    batch_seconds = statistics.median(seconds)
     return {
         "encoder": encoder,
         "input_size": input_size,
@@ -95,14 +95,9 @@ def bench_score(
         "device": device_name(chosen),
         "images_per_second": batch_size / batch_seconds,
         "seconds_per_batch": seconds,
-        "ratio_to_reference": None
-        if plain_seconds is None
-        else statistics.median(b / a for a, b in zip(seconds, plain_seconds, strict=True)),
+        "ratio_to_reference": ratio(seconds, plain_seconds),
         "milliseconds": milliseconds,
-        "gmac_per_image": counted.macs / batch_size / 1e9,
-        "matmul_peak_gflops": peak / 1e9,
-        "fraction_of_matmul_peak": 2 * counted.macs / batch_seconds / peak,
-        "memory_peak_gbytes_per_second": bandwidth / 1e9,
+        **peaks,
         # Each weight must be read once a batch, whatever else moves.
         "weights_fraction_of_memory_peak": weights / batch_seconds / bandwidth,
     }
@@ -129,13 +124,9 @@ def _phases(
     return {name: 1000 * statistics.median(seconds) for name, seconds in found.items()}
 
 
-def _plain_step(
-    experiment: SanflowExperiment, detector: FlowDetector, images_BHW3: torch.Tensor, module: Any
-) -> Callable[[], None] | None:
-    """The plain networks on the same batch: contiguous, fp32, positions repeated for each image."""
-    if module is None:
-        return None
-    plain = module.PlainTraining(detector.encoder.channels, experiment.position_channels, experiment.coupling_blocks)
+def _plain_step(experiment: SanflowExperiment, detector: FlowDetector, images_BHW3: torch.Tensor) -> Callable[[], None]:
+    """Return the plain networks' work on the same batch: contiguous, fp32, positions repeated for each image."""
+    plain = PlainTraining(detector.encoder.channels, experiment.position_channels, experiment.coupling_blocks)
     flows, statistics_network = (
         plain.flows.to(detector.torch_device).eval(),
         plain.network.to(detector.torch_device).eval(),
@@ -148,7 +139,7 @@ def _plain_step(
             statistics_network(images_B3HW)
             for flow, features_BCHW in zip(flows, encoder(images_B3HW), strict=True):
                 batch, n_channels, height, width = features_BCHW.shape
-                code_PHW = module.position_code(experiment.position_channels, height, width).to(detector.torch_device)
+                code_PHW = position_code(experiment.position_channels, height, width).to(detector.torch_device)
                 condition_NP = code_PHW.repeat(batch, 1, 1, 1).permute(0, 2, 3, 1).flatten(0, 2)
                 flow(features_BCHW.permute(0, 2, 3, 1).reshape(-1, n_channels), [condition_NP])
 

@@ -1,14 +1,13 @@
-"""How fast does training run? Images per second of the loop's own parts, beside the plain training in the same call.
+"""Measure the speed of training: images per second of the loop's own parts, beside the plain training.
 
 Random images and random weights: speed does not depend on either.
 """
 
 import contextlib
-import importlib.util
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sanflow.bench.bare import CountProducts, matmul_peak, memory_peak
-from sanflow.config.settings import CHECKOUT
+from sanflow.bench.bare import CountProducts
+from sanflow.bench.plain_training import PlainTraining
+from sanflow.bench.timing import against_peaks, interleaved, ratio, stopwatches, synchronizer, write_profile
 from sanflow.config.strict import validated
 from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
-from sanflow.errors import DataError
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.settings import SanflowExperiment
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
@@ -31,11 +30,8 @@ from sanflow.methods.flow.training.pixels import prepare
 from sanflow.methods.flow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
-# The memory of a CPU process settles in the first steps: until then most of it is touched for the first time.
-WARM_UP_STEPS = 3
 # What Adam moves for each weight, once a batch: weight, gradient and two moments in, weight and moments out.
 ADAM_BYTES = 28
-PLAIN_TRAINING = CHECKOUT / "tests" / "reference" / "plain_training.py"
 
 
 def bench_train(
@@ -59,12 +55,12 @@ def bench_train(
         encoder: As in an experiment; its weights are random.
         input_size: Height and width.
         batch_size: Images per step.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `tf32` or `bf16`.
         update: `per_scale` or `joint`.
         device: `auto`, `cuda` or `cpu`.
         windows: How many windows are timed; ours and the reference's take turns.
         steps: Steps per window.
-        reference: Also time the plain training (only in a checkout, for it stands among the tests).
+        reference: Also time the plain training.
         bare: Also time the step's matrix products and convolutions alone.
         position_channels: Of the position code.
         profile: Where to write a trace for a browser's trace viewer; None for none.
@@ -99,16 +95,10 @@ def bench_train(
         found["milliseconds"] = {name: 1000 * value for name, value in phases.items()}
         with CountProducts() as counted:
             work.step()
-        found["gmac_per_image"] = counted.macs / batch_size / 1e9
         step_seconds = statistics.median(seconds)
-        dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
-        peak, bandwidth = matmul_peak(dtype, chosen, synchronize), memory_peak(chosen, synchronize)
-        found["gflops"] = 2 * counted.macs / step_seconds / 1e9
-        found["matmul_peak_gflops"] = peak / 1e9
-        found["fraction_of_matmul_peak"] = 2 * counted.macs / step_seconds / peak
-        found["memory_peak_gbytes_per_second"] = bandwidth / 1e9
+        peaks, bandwidth = against_peaks(counted, batch_size, step_seconds, work.precision, chosen)
         adam = ADAM_BYTES * found["parameters"]
-        found["optimizer_fraction_of_memory_peak"] = adam / phases["optimizer"] / bandwidth
+        found |= peaks | {"optimizer_fraction_of_memory_peak": adam / phases["optimizer"] / bandwidth}
         if bare:
             found["bare_milliseconds"] = 1000 * counted.bare_seconds(3, synchronize)
             found["bare_ratio"] = 1000 * step_seconds / found["bare_milliseconds"]
@@ -132,14 +122,12 @@ def _summary(
         "parameters": sum(parameter.numel() for parameter in work.model.parameters()),
         "images_per_second": settings.batch_size / step_seconds,
         "seconds_per_step": seconds,
-        "ratio_to_reference": None,
+        "ratio_to_reference": ratio(seconds, plain_seconds),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(work.device) if work.device.type == "cuda" else None,
     }
     if plain_seconds is not None:
         found["reference_images_per_second"] = settings.batch_size / statistics.median(plain_seconds)
         found["reference_seconds_per_step"] = plain_seconds
-        # Neighbouring windows met the same load of the machine.
-        found["ratio_to_reference"] = statistics.median(b / a for a, b in zip(seconds, plain_seconds, strict=True))
     return found
 
 
@@ -229,52 +217,6 @@ class TrainingWork:
         return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-@contextlib.contextmanager
-def stopwatches(
-    parts: Mapping[str, Sequence[nn.Module]],
-    synchronize: Callable[[], None],
-    optimizer: torch.optim.Optimizer | None = None,
-) -> Iterator[dict[str, float]]:
-    """Time modules by the name of their part, and an optimizer, while open.
-
-    Arguments:
-        parts: Name -> modules whose forward passes are added up.
-        synchronize: Waits for the device.
-        optimizer: Timed as `optimizer`; None for none.
-    """
-    spent = dict.fromkeys([*parts, *(["optimizer"] if optimizer else [])], 0.0)
-    starts: dict[str, float] = {}
-
-    def begin(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            synchronize()
-            starts[name] = time.perf_counter()
-
-        return hook
-
-    def end(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            synchronize()
-            spent[name] += time.perf_counter() - starts[name]
-
-        return hook
-
-    handles: list[Any] = []
-    for name, modules in parts.items():
-        for module in modules:
-            handles += [module.register_forward_pre_hook(begin(name)), module.register_forward_hook(end(name))]
-    if optimizer is not None:
-        handles += [
-            optimizer.register_step_pre_hook(begin("optimizer")),
-            optimizer.register_step_post_hook(end("optimizer")),
-        ]
-    try:
-        yield spent
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class PlainProcess:
     """The plain training in a process of its own: it shall not profit from how ours sets torch and memory up.
 
@@ -287,7 +229,6 @@ class PlainProcess:
     """
 
     def __init__(self, experiment: SanflowExperiment, channels: list[int], device: torch.device) -> None:
-        load_reference()  # if it is missing, say so here
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
         settings = (experiment.model_dump(mode="json"), channels, str(device), torch.get_num_threads())
@@ -311,7 +252,7 @@ def _serve_plain(pipe: Any, settings: dict[str, Any], channels: list[int], devic
     torch.backends.cudnn.allow_tf32 = False
     experiment, device = SanflowExperiment.model_validate(settings), torch.device(device_name)
     synchronize = synchronizer(device)
-    plain = load_reference().PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)
+    plain = PlainTraining(channels, experiment.position_channels, experiment.coupling_blocks)
     plain.flows.to(device)
     plain.network.to(device)
     encoder = build_encoder(str(experiment.encoder), weights="random").to(device)
@@ -325,63 +266,3 @@ def _serve_plain(pipe: Any, settings: dict[str, Any], channels: list[int], devic
             plain.step(encoder(images_B3HW), images_B3HW, mask_B1HW)
             synchronize()
             pipe.send("done")
-
-
-def load_reference() -> Any:
-    """The plain training, which stands among the tests of a checkout.
-
-    Raises:
-        DataError: If there is no checkout around the package.
-    """
-    if not PLAIN_TRAINING.is_file():
-        raise DataError(
-            f"Expected the plain training at {PLAIN_TRAINING}, but sanflow is installed without its tests. "
-            "Measure in a checkout, or with --no-reference."
-        )
-    spec = importlib.util.spec_from_file_location("plain_training", PLAIN_TRAINING)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def interleaved(
-    ours: Callable[[], None],
-    other: Callable[[], None] | None,
-    windows: int,
-    steps: int,
-    synchronize: Callable[[], None],
-) -> tuple[list[float], list[float] | None]:
-    """Seconds per step of both, window by window in turn, after steps of warming up each."""
-    both = [call for call in (ours, other) if call is not None]
-    for call in both:
-        for _ in range(WARM_UP_STEPS):
-            call()
-    seconds: list[list[float]] = [[] for _ in both]
-    for _ in range(windows):
-        for call, own in zip(both, seconds, strict=True):
-            synchronize()
-            start = time.perf_counter()
-            for _ in range(steps):
-                call()
-            synchronize()
-            own.append((time.perf_counter() - start) / steps)
-    return seconds[0], seconds[1] if other is not None else None
-
-
-def synchronizer(device: torch.device) -> Callable[[], None]:
-    """Waits for the device; does nothing on a CPU."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
-
-
-def write_profile(call: Callable[[], None], path: Path, device: torch.device) -> None:
-    """Write a trace of one call."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        call()
-    profiler.export_chrome_trace(str(path))

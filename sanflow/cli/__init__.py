@@ -18,6 +18,7 @@ from sanflow.cli import model as _model
 from sanflow.cli import predict as _predict
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
+from sanflow.cli.threads import let_waiting_threads_sleep
 from sanflow.errors import SanflowError
 from sanflow.memory import is_out_of_memory, out_of_memory
 
@@ -61,6 +62,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
+    let_waiting_threads_sleep()
     try:
         app()
     except SanflowError as error:

@@ -1,4 +1,4 @@
-"""`sanflow bench ...`: how fast are we? Each command measures, prints JSON and leaves nothing behind."""
+"""`sanflow bench ...`: measure speed. Each command prints JSON (`all` a table) and leaves nothing behind."""
 
 import json
 from pathlib import Path
@@ -58,11 +58,11 @@ def data(
 
 Encoder = Annotated[str, typer.Option(help="As in an experiment; its weights are random here.")]
 InputSize = Annotated[int, typer.Option(min=32, help="Height and width in pixels.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="fp32, tf32 or bf16.")]
 Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
 Windows = Annotated[int, typer.Option(min=1, help="Timed windows; the reference's are in between.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps per window.")]
-Reference = Annotated[bool, typer.Option(help="Also time the plain training of the tests (only in a checkout).")]
+Reference = Annotated[bool, typer.Option(help="Also time the plain training.")]
 Profile = Annotated[Path | None, typer.Option(help="Write a trace for a browser's trace viewer.")]
 
 
@@ -154,3 +154,59 @@ def coreset(
         seed=seed,
     )
     typer.echo(json.dumps(found, indent=2))
+
+
+@bench.command("memory")
+def memory(
+    *,
+    encoder: Encoder = "timm/wide_resnet50_2.tv_in1k",
+    input_size: InputSize = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step, and per batch of scoring.")] = 4,
+    precision: Precision = "fp32",
+    update: Annotated[str, typer.Option(help="per_scale or joint.")] = "per_scale",
+) -> None:
+    """Find the memory of a training step and of a batch of scoring, without computing either."""
+    from sanflow.bench.memory import bench_memory
+
+    found = bench_memory(
+        encoder=encoder, input_size=input_size, batch_size=batch_size, precision=precision, update=update
+    )
+    typer.echo(json.dumps(found, indent=2))
+
+
+@bench.command("startup")
+def startup(
+    repeats: Annotated[int, typer.Option(min=1, help="Starts of each command; medians are printed.")] = 3,
+) -> None:
+    """Time the start of commands, and name the packages whose imports take longest."""
+    from sanflow.bench.startup import bench_startup
+
+    typer.echo(json.dumps(bench_startup(repeats), indent=2))
+
+
+@bench.command("workflow")
+def workflow(
+    *,
+    run: Annotated[bool, typer.Option(help="Also run the demo; takes minutes.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="At least so many jobs are planned in a dry run.")] = 1000,
+) -> None:
+    """Time a demo and a dry run of many jobs; give the share of neither training nor scoring (in a checkout)."""
+    from sanflow.bench.workflow import bench_workflow
+
+    typer.echo(json.dumps(bench_workflow(run=run, jobs=jobs), indent=2))
+
+
+@bench.command("all")
+def every(
+    *,
+    encoder: Encoder = "timm/resnet18.tv_in1k",
+    input_size: InputSize = 256,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    windows: Windows = 3,
+) -> None:
+    """Measure everything once and print one table, with ratios to the plain reference of each part."""
+    from sanflow.bench.table import bench_all, markdown
+
+    rows = bench_all(encoder=encoder, input_size=input_size, precision=precision, device=device, windows=windows)
+    typer.echo(markdown(rows))

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sanflow.anomaly_maps.scores_file import Kind
 from sanflow.config.experiment import Experiment
-from sanflow.data.held_out import split_training
-from sanflow.data.images import ImageCache
-from sanflow.data.index import Index
 from sanflow.tracking import Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    # Both import pandas, which every command would wait for.
+    from sanflow.data.images import ImageCache
+    from sanflow.data.index import Index
     from sanflow.methods.checkpoints import Checkpoint
 
 
@@ -124,24 +124,29 @@ class FitJob:
 
     experiment: Any
     name: str
-    index: Index
+    index: "Index"
     seed: int
     outputs: Outputs
     tracker: Tracker
-    cache: ImageCache | None = None
+    cache: "ImageCache | None" = None
     device: str = "auto"
     save_every_seconds: float = 300.0
     on_step: Callable[[int], None] | None = None
 
     @property
-    def training(self) -> Index:
+    def training(self) -> "Index":
         """The category with the training images that the fit may see; those held out for calibration are not in it."""
-        return split_training(self.index, self.experiment.calibration_fraction, self.seed)[0]
+        return self._split()[0]
 
     @property
-    def held_out(self) -> Index | None:
+    def held_out(self) -> "Index | None":
         """The held-out good parts as test images; None if there are none."""
-        return split_training(self.index, self.experiment.calibration_fraction, self.seed)[1]
+        return self._split()[1]
+
+    def _split(self) -> "tuple[Index, Index | None]":
+        from sanflow.data.held_out import split_training
+
+        return split_training(self.index, self.experiment.calibration_fraction, self.seed)
 
     @property
     def input_size(self) -> tuple[int, int]:

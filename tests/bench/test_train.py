@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from sanflow.bench import train as bench
 from sanflow.bench.bare import CountProducts
 from sanflow.bench.score import bench_score
+from sanflow.bench.timing import WARM_UP_STEPS, interleaved
 from sanflow.cli import app
-from sanflow.errors import ConfigError, DataError
+from sanflow.errors import ConfigError
 
 SMALL = {
     "encoder": "timm/test_efficientnet.r160_in1k",
@@ -60,10 +61,10 @@ def test_what_cannot_be_timed_is_told_as_a_users_error(measure):
 
 def test_the_reference_takes_turns_with_ours():
     calls = []
-    ours, other = bench.interleaved(
+    ours, other = interleaved(
         lambda: calls.append("ours"), lambda: calls.append("other"), windows=2, steps=1, synchronize=lambda: None
     )
-    assert calls == ["ours"] * bench.WARM_UP_STEPS + ["other"] * bench.WARM_UP_STEPS + ["ours", "other"] * 2
+    assert calls == ["ours"] * WARM_UP_STEPS + ["other"] * WARM_UP_STEPS + ["ours", "other"] * 2
     assert len(ours) == len(other) == 2
 
 
@@ -81,9 +82,3 @@ def test_bench_score_tells_all():
     assert set(found["milliseconds"]) == {"encoder", "statistics_network", "flows", "images_and_likelihoods"}
     assert all(value > 0 for value in found["milliseconds"].values())
     assert 0 < found["weights_fraction_of_memory_peak"] < 10
-
-
-def test_without_a_checkout_there_is_no_reference(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "PLAIN_TRAINING", tmp_path / "missing.py")
-    with pytest.raises(DataError, match="Expected the plain training at"):
-        bench.load_reference()

@@ -17,11 +17,11 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
+from sanflow.device import autocast
+from sanflow.methods.flow.whole_flow import CLAMP, COUPLING_SCALE, whole_flow
+
 Permutation = Literal["index", "rotation"]
 
-CLAMP = 1.9
-# The subnet's output is scaled down, so that a fresh block is close to its global affine map.
-COUPLING_SCALE = 0.1
 # The pre-activation whose global scale, 0.1 softplus(g; beta = 0.5), is 1.
 INITIAL_GLOBAL_SCALE = 2 * math.log(math.expm1(5.0))
 
@@ -106,6 +106,10 @@ class ConditionalFlow(nn.Module):
                 CouplingBlock, cond=0, cond_shape=(condition_channels,), permutation=permutation, generator=generator
             )
 
+    @property
+    def _blocks(self) -> list["CouplingBlock"]:
+        return list(self.blocks.module_list)
+
     def forward(self, x_NC: Tensor, condition_MP: Tensor) -> tuple[Tensor, Tensor]:
         """Features to latents.
 
@@ -120,6 +124,9 @@ class ConditionalFlow(nn.Module):
             ValueError: If the shapes do not fit.
         """
         self._check(x_NC, condition_MP)
+        in_half_precision = torch.is_autocast_enabled(x_NC.device.type)
+        if len(x_NC) == len(condition_MP) and torch.is_grad_enabled() and not in_half_precision:
+            return whole_flow(self._blocks, x_NC, condition_MP)
         return self.blocks(x_NC, [condition_MP])
 
     def inverse(self, z_NC: Tensor, condition_MP: Tensor) -> tuple[Tensor, Tensor]:
@@ -307,6 +314,6 @@ class Rotation(nn.Module):
         return self._multiply(x_NC, self.matrix.T)
 
     def _multiply(self, x_NC: Tensor, matrix: Tensor) -> Tensor:
-        # Full precision under autocast as well: half precision would not be invertible any more.
-        with torch.autocast(x_NC.device.type, enabled=False):
+        # Full precision under autocast as well: in half precision or TF32 it would not be invertible any more.
+        with autocast("fp32", x_NC.device):
             return F.linear(x_NC, matrix)

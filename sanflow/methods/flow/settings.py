@@ -9,7 +9,6 @@ from sanflow.config.names import ExpandedPath
 from sanflow.methods.method import DetectorMethod
 
 Base = Literal["predicted", "fixed"]
-Precision = Literal["fp32", "bf16"]
 
 # Input sizes of CFLOW-AD's authors for MVTec AD (Gudovskiy et al., WACV 2022).
 CFLOW_INPUT_SIZE: dict[str, Size] = {
@@ -27,8 +26,9 @@ class FlowExperiment(EncoderExperiment):
     """Coupling blocks per flow."""
     permutation: Literal["index", "rotation"] = "index"
     """What is between coupling blocks: a permutation of channels or a fixed random rotation."""
-    precision: Precision = "fp32"
-    """`bf16`: matrix products and convolutions; likelihoods and log-determinants stay in fp32."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """`bf16` or `tf32`: matrix products and convolutions; likelihoods and log-determinants stay in fp32.
+    Computed in fp32, with a message, where the device has no such instructions."""
 
 
 class TrainedFlowExperiment(FlowExperiment):

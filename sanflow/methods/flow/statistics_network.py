@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanflow.device import autocast
 from sanflow.methods.flow.batch_norm import BatchNorm2d
 from sanflow.methods.flow.distributions import InverseGamma, UnitVariance
 
@@ -55,7 +56,7 @@ class StatisticsNetwork(nn.Module):
         for convolution, norm in zip(self.hidden, self.norms, strict=True):
             hidden = F.relu(norm(convolution(hidden)), inplace=True)
         # Logarithms with 8 bits would step by percents: the last layer keeps full precision under autocast.
-        with torch.autocast(images_B3HW.device.type, enabled=False):
+        with autocast("fp32", images_B3HW.device):
             last_in = (hidden + first).to(self.last.weight.dtype)
             log_alpha, log_beta = F.conv2d(last_in, self.last.weight, stride=stride, padding=1).unbind(dim=1)
         return InverseGamma(log_alpha, log_beta)

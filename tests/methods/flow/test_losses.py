@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sanflow.methods.flow.distributions import InverseGamma, UnitVariance
 from sanflow.methods.flow.losses import location_objective, loss_of, two_class_loss
@@ -42,6 +43,19 @@ def test_two_class_term_takes_its_softmax_twice():
     sure = torch.tensor([0.0]), torch.tensor([-1e9])
     assert float(two_class_loss(*sure, torch.tensor([False]))) == pytest.approx(math.log1p(math.exp(-1)))
     assert float(two_class_loss(*sure, torch.tensor([True]))) == pytest.approx(math.log1p(math.exp(-1)) + 1)
+
+
+def test_two_class_term_equals_a_cross_entropy_of_softmax_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    normal, abnormal = (100 * torch.randn(2, 1000, generator=generator, dtype=torch.float64)).requires_grad_()
+    abnormal_N = torch.rand(1000, generator=generator) < 0.3
+    probability_N2 = torch.softmax(torch.stack([normal, abnormal], dim=1), dim=1)
+    expected = F.cross_entropy(probability_N2, abnormal_N.long())
+    found = two_class_loss(normal, abnormal, abnormal_N)
+    assert abs(found - expected) < 1e-12
+    gradients = [torch.autograd.grad(loss, (normal, abnormal), retain_graph=True) for loss in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).abs().max() < 1e-12
 
 
 def test_predicted_base_adds_its_divergence():

@@ -1,5 +1,6 @@
 """The fast path against the plain one, and what training promises: losses, skipped steps, history, kept epochs."""
 
+import contextlib
 import copy
 import json
 import math
@@ -8,8 +9,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
 
-from sanflow.device import MEMORY_FORMAT, choose_device, multiplies_bf16, placed, usable_precision
+from sanflow.bench.plain_training import PlainTraining
+from sanflow.device import MEMORY_FORMAT, autocast, choose_device, multiplies_bf16, placed, repeatable, usable_precision
 from sanflow.errors import ConfigError, DeviceError, TrainingError
 from sanflow.methods.flow.losses import loss_of
 from sanflow.methods.flow.model import AnomalyFlow
@@ -17,8 +22,8 @@ from sanflow.methods.flow.training.batches import Batches
 from sanflow.methods.flow.training.pixels import rotated
 from sanflow.methods.flow.training.step import Guard, Means, Stepper, make_optimizer, set_learning_rate
 from sanflow.tracking import Tracker
+from tests.helpers.plain_weights import weights_of_plain
 from tests.helpers.small_training import SmallTraining
-from tests.reference.plain_training import PlainTraining, weights_of_plain
 
 CHANNELS, POSITION, BLOCKS, SIZE = [6, 9], 8, 3, 32
 
@@ -112,6 +117,60 @@ def test_bf16_stays_within_its_bounds():
     assert losses[1] != losses[0]  # bf16 was really used
 
 
+class RoundToTf32(TorchDispatchMode):
+    """Rounds the inputs of every product and convolution to TF32's 10 bits, as tensor cores do."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation._overloadpacket in flop_registry:
+            args = tree_map(self.round, args)
+        return operation(*args, **(kwargs or {}))
+
+    @staticmethod
+    def round(value):
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+            return value
+        return ((value.view(torch.int32) + 2**12) & -(2**13)).view(torch.float32)
+
+
+def test_tf32_stays_within_its_bounds():
+    """Loss within 0.02 %, gradient within 0.4 % in norm, with TF32's rounding of inputs emulated on the processor."""
+    features, images, mask = batch(0, torch.float32)
+    losses, gradients = [], []
+    for rounding in (contextlib.nullcontext(), RoundToTf32()):
+        _, stepper = both(torch.float32, "joint")
+        with rounding:
+            values = stepper(0, features, images, mask)
+        losses.append(sum(float(values[f"scale{scale}_loss"]) for scale in range(2)))
+        gradients.append(torch.cat([p.grad.flatten() for p in stepper.model.flows.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-4)
+    assert 0 < (gradients[1] - gradients[0]).norm() <= 0.004 * gradients[0].norm()
+
+
+def test_tf32_is_allowed_forward_and_backward_and_nowhere_else(monkeypatch):
+    def allowed():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    seen = []
+    honest = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: (seen.append(allowed()), honest(loss)))
+    before = allowed()
+    for precision in ("tf32", "fp32"):
+        _, stepper = both(torch.float32, "joint", precision=precision)
+        hooks = [
+            stepper.model.base.first.register_forward_hook(lambda *_: seen.append(allowed())),
+            stepper.model.flows[0].register_forward_hook(lambda *_: seen.append(allowed())),
+        ]
+        with repeatable(seconds_matter=False):
+            stepper(0, *batch(0, torch.float32))
+        assert seen == [(precision == "tf32",) * 2] * 3
+        assert allowed() == before
+        seen.clear()
+        for hook in hooks:
+            hook.remove()
+    with autocast("tf32", torch.device("cpu")), autocast("fp32", torch.device("cpu")):
+        assert allowed() == (False, False)
+
+
 def test_a_fixed_base_is_trained_without_a_mask():
     model = AnomalyFlow(CHANNELS, position_channels=POSITION, coupling_blocks=BLOCKS, base="fixed").train()
     optimizer = make_optimizer(model)
@@ -188,6 +247,18 @@ def test_means_leave_out_what_is_not_finite():
     assert means.read() == {"scale0_loss": 2.0}
 
 
+def test_means_continue_from_a_state():
+    means, resumed = Means(), Means()
+    means.add({"a": torch.tensor(1.0), "b": torch.tensor(math.inf)})
+    resumed.load(means.state(), torch.device("cpu"))
+    for one in (means, resumed):
+        one.add({"a": torch.tensor(2.0), "b": torch.tensor(5.0)})
+        assert one.read() == {"a": 1.5, "b": 5.0}
+    resumed.load(Means().state(), torch.device("cpu"))
+    resumed.add({"c": torch.tensor(4.0)})
+    assert resumed.read() == {"c": 4.0}
+
+
 def test_order_depends_on_seed_and_pass_alone():
     images_NHW3 = np.arange(10 * 4 * 4 * 3, dtype=np.uint8).reshape(10, 4, 4, 3)
     batches = Batches(images_NHW3, batch_size=4, seed=5)
@@ -221,11 +292,13 @@ def test_rotation_turns_counter_clockwise():
     assert corners[0, 0, 0, 0] == 0  # nothing there: black
 
 
-def test_device_and_precision():
+def test_device_and_precision(caplog):
     assert choose_device("cpu") == torch.device("cpu")
     cpu = torch.device("cpu")
     assert usable_precision("fp32", cpu) == "fp32"
     assert usable_precision("bf16", cpu) == ("bf16" if multiplies_bf16(cpu) else "fp32")
+    assert usable_precision("tf32", cpu) == "fp32"
+    assert "This cpu has no tf32 matrix instructions, so `precision: tf32` is computed in fp32 here." in caplog.text
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="Expected a GPU, because device is cuda"):
             choose_device("cuda")
