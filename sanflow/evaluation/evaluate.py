@@ -113,11 +113,16 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             measures = PixelMeasures(maps_NHW, masks_NHW)
             pixels = measures.metrics("pixel")
             metrics |= pixels
-            curves |= _histograms(maps_NHW, masks_NHW)
+            curves |= _histograms(maps_NHW, ~masks_NHW, masks_NHW)
             curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
             intervals |= bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels)
             aupimo_N = measures.aupimo_N
             del measures
+        else:
+            # Pixels of good images are normal; of the others nothing is known.
+            normal_NHW = np.broadcast_to(~scores.labels[:, None, None], maps_NHW.shape)
+            curves |= _histograms(maps_NHW, normal_NHW, masks_NHW)
+            curves |= _flat(dict.fromkeys(("roc", "pr", "pro"), (np.empty(0), np.empty(0))), "pixel")
         del maps_NHW
         testset_N = _add(metrics, "testset_", scores, masks_NHW if index.knows_pixels else None, "testset")
         if evaluate_at == "native" and index.knows_pixels:
@@ -243,15 +248,15 @@ def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
         metrics |= {prefix + name: value for name, value in found.items()}
 
 
-def _histograms(maps_NHW: np.ndarray, masks_NHW: np.ndarray) -> dict[str, np.ndarray]:
+def _histograms(maps_NHW: np.ndarray, normal_NHW: np.ndarray, anomalous_NHW: np.ndarray) -> dict[str, np.ndarray]:
     """Histograms of pixel scores by ground truth."""
     edges = np.linspace(float(maps_NHW.min()), float(maps_NHW.max()) or 1.0, HISTOGRAM_BINS + 1)
     if edges[0] >= edges[-1]:
         edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, HISTOGRAM_BINS + 1)
     return {
         "pixel_histogram_edges": edges,
-        "pixel_histogram_normal": np.histogram(maps_NHW[~masks_NHW], edges)[0],
-        "pixel_histogram_anomalous": np.histogram(maps_NHW[masks_NHW], edges)[0],
+        "pixel_histogram_normal": np.histogram(maps_NHW[normal_NHW], edges)[0],
+        "pixel_histogram_anomalous": np.histogram(maps_NHW[anomalous_NHW], edges)[0],
     }
 
 
