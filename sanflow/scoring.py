@@ -114,7 +114,8 @@ class _Collected:
             self.image_scores.append(output.image_scores.float().cpu())
         if output.variance_Bhw is not None:
             self.variance.append(output.variance_Bhw.half().cpu())
-        if output.latents_NC is not None and output.latent_scale is not None:
+        # Without masks it is unknown which locations of a defective image are normal.
+        if output.latents_NC is not None and output.latent_scale is not None and self.index.knows_pixels:
             self._add_latents(first, output.latents_NC, output.grids[output.latent_scale], output.latent_scale)
 
     def _add_latents(self, first: int, latents_NC: Tensor, grid_Bhw: Tensor, scale: str) -> None:

@@ -121,6 +121,7 @@ def datasets() -> None:
     """List the registered data sets with their licence and number of categories."""
     for name, entry in load_registry().items():
         how = "built in" if entry.builtin else "fetched by hand" if entry.manual else "downloaded"
+        how = f"in the package {entry.package}" if entry.package else how
         typer.echo(f"{name}: {entry.title}, {len(entry.categories)} categories, {how}; licence: {entry.licence}")
 
 

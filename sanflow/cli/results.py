@@ -74,7 +74,7 @@ def evaluate(
     found.write(output, images, curves)
     for warning in found.metrics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE))
+    typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE if name in found.metrics))
 
 
 def tables(

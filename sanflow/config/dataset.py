@@ -11,10 +11,11 @@ from sanflow.config.strict import StrictModel
 class DatasetChoice(StrictModel):
     """One data set of a benchmark: one of the registry, or a folder of your own."""
 
-    kind: Literal["registered", "folder"] = "registered"
-    """`registered`: its name is in resources/datasets.yaml. `folder`: MVTec AD's layout below `root`."""
+    kind: Literal["registered", "folder", "list"] = "registered"
+    """`registered`: its name is in resources/datasets.yaml. `folder`: MVTec AD's layout below `root`.
+    `list`: `root` is a CSV file with a line per image."""
     root: ExpandedPath | None = None
-    """Where the data set is. Needed for `folder`; for a registered one it replaces the download."""
+    """Where the data set is. Needed for `folder` and `list`; for a registered one it replaces the download."""
     categories: Literal["all"] | list[Category] = "all"
     """`all` of them, or a list of names."""
     mirrors: list[ExpandedPath] | None = None
@@ -38,6 +39,8 @@ class DatasetChoice(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> "DatasetChoice":
+        if self.kind == "list" and self.root is None:
+            raise ValueError("a data set of kind `list` needs `root`: the CSV file that lists its images")
         if self.kind == "folder" and self.root is None:
             raise ValueError("a data set of kind `folder` needs `root`: the folder that holds <category>/train/good")
         if self.categories == []:

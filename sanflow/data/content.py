@@ -15,6 +15,7 @@ from typing import Any
 from sanflow.config.names import printable
 from sanflow.data.litter import is_litter
 from sanflow.data.places import category_folder
+from sanflow.data.table import list_table
 from sanflow.errors import StorageError
 from sanflow.files import atomic_path, sha256_of_file
 from sanflow.provenance import digest_of
@@ -24,17 +25,23 @@ PARTS = ("train", "test", "ground_truth")
 SETTLED_NS = 2 * 10**9
 
 
-def category_digest(root: str | Path, category: str, memo: Path) -> str:
+def category_digest(root: str | Path, category: str, memo: Path, *, dataset: str = "") -> str:
     """Digest the files of a category in its owner's folder.
 
     Arguments:
-        root: The data set's top folder, or the folder around it.
+        root: The data set's top folder, or the folder around it, or the CSV file of a `list`.
         category: Name of the category.
         memo: See `content_digest`.
+        dataset: Name of the data set.
 
     Returns:
-        SHA-256 over train/, test/ and ground_truth/ of the category, or over all of `root` where it has no such folder.
+        SHA-256 over train/, test/ and ground_truth/ of the category, or over all of `root` where it has no such folder;
+        of a list, over the CSV file and what it names.
     """
+    if Path(root).is_file():
+        listing = list_table(Path(root), category, dataset)
+        names = [name for row in listing.rows for name in (row.image, row.mask) if name]
+        return content_digest([Path(root), *(_file_of(Path(root).parent / name) for name in names)], memo)
     own = category_folder(Path(root), category)
     return content_digest([own / part for part in PARTS] if own.is_dir() else [Path(root)], memo)
 
@@ -43,7 +50,7 @@ def content_digest(folders: Iterable[Path], memo: Path) -> str:
     """Compute the SHA-256 over names and contents of all files below folders, without litter.
 
     Arguments:
-        folders: May be missing.
+        folders: May be missing; also files.
         memo: JSON file that keeps the hash of each file with its size and times. Not written where nobody may write.
     """
     known, facts, fresh = _read(memo), [], {}
@@ -59,8 +66,19 @@ def content_digest(folders: Iterable[Path], memo: Path) -> str:
     return digest_of(facts)
 
 
+def _file_of(path: Path) -> Path:
+    """The array of a mask that is one of its frames, else the path itself."""
+    return path.parent if path.parent.suffix == ".npy" and path.parent.is_file() else path
+
+
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, and links to nothing; a folder that links lead to twice is entered once."""
+    """All files below a folder, and links to nothing; a folder that links lead to twice is entered once.
+
+    A file in place of a folder is given itself.
+    """
+    if folder.is_file():
+        yield folder
+        return
     entered: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(place)

@@ -5,6 +5,7 @@ An archive is fetched to <data_root>/.archives, checked, unpacked to a hidden fo
 that its owner put there.
 """
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -70,6 +71,8 @@ def download(
             return folder / MARKER
         if entry.builtin:
             _make(entry, folder)
+        elif entry.package is not None and not _has_content(folder):
+            _adopt(entry, folder, _package_folder(entry), console)
         elif (owners := _owners_tree(folder)) is not None:
             _adopt(entry, folder, owners, console)
         else:
@@ -153,6 +156,22 @@ def _make(entry: DatasetEntry, folder: Path) -> None:
         BUILTIN[entry.name](temporary)
         _mark(entry, temporary, ".", source="built in")
         _put_in_place(temporary, folder)
+
+
+def _package_folder(entry: DatasetEntry) -> Path:
+    """The folder of an installed Python package that carries a data set.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    assert entry.package is not None
+    spec = importlib.util.find_spec(entry.package)
+    if spec is None or spec.origin is None:
+        raise DataError(
+            f"Expected the Python package of {entry.title}, but {entry.package} is not installed. Install it with "
+            f"`pip install 'sanflow[{entry.name}]'` (in a checkout `pip install -e '.[{entry.name}]'`)."
+        )
+    return Path(spec.origin).parent
 
 
 def _obtain(

@@ -1,7 +1,7 @@
 """The images and masks of an index as arrays, resized once and kept in the cache.
 
 Shapes: N images, H height, W width. Images are uint8 RGB, masks are bool.
-Training and foreign images are resized bilinearly, test images by Lanczos, masks by nearest neighbour.
+Training and foreign images are resized bilinearly, validation and test images by Lanczos, masks by nearest neighbour.
 """
 
 import os
@@ -21,7 +21,7 @@ from sanflow.data.index import Index
 from sanflow.data.masks import read_mask
 from sanflow.provenance import modules_digest
 
-RESAMPLING_OF_SPLIT: dict[str, Resampling] = {"train": "bilinear", "test": "lanczos"}
+RESAMPLING_OF_SPLIT: dict[str, Resampling] = {"train": "bilinear", "validation": "lanczos", "test": "lanczos"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def load_images(
 
     Arguments:
         index: The category.
-        split: "train" or "test".
+        split: "train", "validation" or "test".
         size: Height and width in pixels; images are squashed to it.
         resampling: "bilinear" or "lanczos"; unset: bilinear for training, Lanczos for test images.
         cache: Where the result is kept and mapped into memory; None: decoded into memory.

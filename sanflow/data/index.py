@@ -19,9 +19,11 @@ import pandas as pd
 from sanflow.config.names import name_problem, normal_form, printable
 from sanflow.data.decode import Reading
 from sanflow.data.layouts import list_rows
+from sanflow.data.listing import SPLITS
 from sanflow.data.places import locate
 from sanflow.data.records import covering_masks, open_row, unused_bits
 from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
+from sanflow.data.table import list_table
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import atomic_path, read_json, write_json
 
@@ -37,6 +39,7 @@ COLUMNS = {
     "mask_sha256": str,
     "defect_pixels": int,
 }
+GROUP = "group"  # a column only where there are groups
 AS_WRITTEN = Reading()
 SHOWN = 40  # problems of one report, at most
 
@@ -45,10 +48,10 @@ SHOWN = 40  # problems of one report, at most
 class Index:
     """The images of one category.
 
-    `table` has the columns of `COLUMNS`: split ("train" or "test"), label (1 defective), defect_type ("good" or its
-    name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256, mask_sha256,
-    defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are read,
-    `warnings` what is odd about them.
+    `table` has the columns of `COLUMNS`: split ("train", "validation" or "test"), label (1 defective), defect_type
+    ("good" or its name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256,
+    mask_sha256, defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are
+    read, `warnings` what is odd about them. A column `group` is added where images have groups, such as the light.
     """
 
     dataset: str
@@ -66,18 +69,24 @@ class Index:
     @cached_property
     def train(self) -> pd.DataFrame:
         """The rows of the training images, numbered from 0."""
-        return self.table[self.table.split == "train"].reset_index(drop=True)
+        return self.rows("train")
 
     @cached_property
     def test(self) -> pd.DataFrame:
         """The rows of the test images, numbered from 0."""
-        return self.table[self.table.split == "test"].reset_index(drop=True)
+        return self.rows("test")
 
     def rows(self, split: str) -> pd.DataFrame:
-        """The rows of "train" or "test"."""
-        if split not in {"train", "test"}:
-            raise ValueError(f"Expected the split train or test, but got {split!r}.")
-        return self.train if split == "train" else self.test
+        """The rows of "train", "validation" or "test", numbered from 0."""
+        if split not in SPLITS:
+            raise ValueError(f"Expected the split {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, but got {split!r}.")
+        return self.table[self.table.split == split].reset_index(drop=True)
+
+    @cached_property
+    def knows_pixels(self) -> bool:
+        """Whether it is known which pixels are defective: not where defective images have no masks."""
+        defective = self.table[self.table.label == 1]
+        return len(defective) == 0 or bool((defective["mask"] != "").any())
 
 
 def build_index(
@@ -114,10 +123,12 @@ def build_index(
     entry = dataset_entry(dataset, kind, folder)
     category = normal_form(category)
     require_category(dataset, category, entry.categories)
-    root = locate(Path(folder), entry.probes, entry.title).absolute()
+    root = Path(folder).parent if kind == "list" else locate(Path(folder), entry.probes, entry.title)
+    root = root.absolute()
     if problem := name_problem(str(root)):
         raise DataError(f"Expected a folder whose name can be written, but of {printable(str(root))} {problem}.")
-    listing = list_rows(entry.layout, root, category)
+    is_list = kind == "list"
+    listing = list_table(Path(folder), category, dataset) if is_list else list_rows(entry.layout, root, category)
     known_above = entry.mask_above if mask_above is None else mask_above
     reading = Reading(known_above or 0, bits, max_megapixels)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
@@ -129,15 +140,28 @@ def build_index(
         (warnings if leftover.is_document or kind == "registered" else problems).append(leftover.line)
     if known_above is None:
         doubts = [doubt for record in records for doubt in record.doubts]
-        if kind == "folder":
+        if kind != "registered":
             problems += doubts
         elif doubts:  # its owners' masks are used as they are
             warnings.append(f"{len(doubts)} masks do not have two levels, such as {doubts[0]}")
-    table = pd.DataFrame([record.columns for record in records], columns=list(COLUMNS))
-    problems += _leaks(table) + _counts(table, entry.categories[category] if check_counts else None)
+    if listing.unmasked and (listing.has_masks or (kind == "registered" and entry.has_masks)):
+        problems += listing.unmasked
+    elif listing.unmasked:
+        warnings.append(
+            f"none of {len(listing.unmasked)} defective images has a mask: only image metrics can be measured"
+        )
+    table = pd.DataFrame([record.columns for record in records], columns=[*COLUMNS, GROUP])
+    if (table[GROUP] == "").all():
+        table = table.drop(columns=GROUP)
+    problems += _leaks(table)
+    counted = _counts(table, entry.categories[category] if check_counts else None)
+    # One class alone still gives scores; both missing, or nothing to train on, gives nothing.
+    (problems if counted.is_fault else warnings).extend(counted.lines)
     if problems:
         raise DataError(_report(entry, category, root, problems))
-    return Index(dataset, category, root, table.astype(COLUMNS), reading, tuple(printable(line) for line in warnings))
+    return Index(
+        dataset, category, root, table.astype(_types(table)), reading, tuple(printable(line) for line in warnings)
+    )
 
 
 def write_index(index: Index, path: str | Path) -> None:
@@ -169,7 +193,7 @@ def summary(index: Index) -> dict[str, Any]:
             "good": int((index.test.label == 0).sum()),
             "defective": len(defective),
             "defect_types": {str(k): int(n) for k, n in defective.defect_type.value_counts().sort_index().items()},
-            "defective_without_pixels": int((defective.defect_pixels == 0).sum()),
+            "defective_without_pixels": int(((defective["mask"] != "") & (defective.defect_pixels == 0)).sum()),
         },
         "warnings": list(index.warnings),
     }
@@ -208,7 +232,10 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
         raise IntegrityError(
             f"Expected {path} with digest {digest[:16]}…, but got {found[:16]}…: it was changed. {remedy}"
         )
-    table = pd.read_csv(io.BytesIO(text), dtype={**COLUMNS}, keep_default_na=False)
+    names_in_file = text.decode("utf-8").split("\n", 1)[0].split(",")
+    table = pd.read_csv(
+        io.BytesIO(text), dtype={name: COLUMNS.get(name, str) for name in names_in_file}, keep_default_na=False
+    )
     return Index(*names, table, reading, warnings)
 
 
@@ -222,7 +249,15 @@ def _leaks(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _counts(table: pd.DataFrame, known: Counts | None) -> list[str]:
+@dataclass(frozen=True)
+class Counted:
+    """What is wrong with the numbers of images, and whether nothing can be done with them."""
+
+    lines: list[str]
+    is_fault: bool
+
+
+def _counts(table: pd.DataFrame, known: Counts | None) -> Counted:
     train, test = table.split == "train", table.split == "test"
     found = {
         "train": int(train.sum()),
@@ -232,12 +267,14 @@ def _counts(table: pd.DataFrame, known: Counts | None) -> list[str]:
     names = {"train": "training", "good": "defect-free test", "defective": "defective test"}
     if known is not None:
         expected = known.model_dump()
-        return [
+        wrong = [
             f"expected {expected[key]} {names[key]} images, but found {found[key]}: the copy is not complete"
             for key in names
             if found[key] != expected[key]
         ]
-    return [f"expected {names[key]} images, but found none" for key in names if not found[key]]
+        return Counted(wrong, is_fault=True)
+    without = [f"expected {names[key]} images, but found none" for key in names if not found[key]]
+    return Counted(without, is_fault=not found["train"] or not (found["good"] or found["defective"]))
 
 
 def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[str]) -> str:
@@ -256,7 +293,12 @@ def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[s
 
 
 def _csv(table: pd.DataFrame) -> str:
-    return str(table.to_csv(index=False, lineterminator="\n", columns=list(COLUMNS)))
+    return str(table.to_csv(index=False, lineterminator="\n", columns=list(_types(table))))
+
+
+def _types(table: pd.DataFrame) -> dict[str, type]:
+    """Type of each column, in the order of the file."""
+    return COLUMNS | ({GROUP: str} if GROUP in table else {})
 
 
 def _digest(csv: str, reading: Reading) -> str:

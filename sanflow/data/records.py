@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sanflow.data.decode import Reading, decode, read_bytes
-from sanflow.data.layouts import Row
+from sanflow.data.listing import Row
 from sanflow.data.masks import read_mask
 from sanflow.errors import DataError
 
@@ -53,6 +53,7 @@ def open_row(root: Path, row: Row, reading: Reading) -> Record:
         "sha256": "",
         "mask_sha256": "",
         "defect_pixels": 0,
+        "group": row.group,
     }
     record = Record(columns)
     try:

@@ -17,7 +17,7 @@ from sanflow.data.places import locate
 from sanflow.errors import ConfigError, DataError, did_you_mean, not_among
 from sanflow.files import resource
 
-Kind = Literal["registered", "folder"]
+Kind = Literal["registered", "folder", "list"]
 
 
 class _Strict(BaseModel):
@@ -54,6 +54,8 @@ class DatasetEntry(_Strict):
     unpacked_bytes: int | None = None
     mask_above: int | None = Field(None, ge=0, le=65534)
     builtin: bool = False
+    package: str | None = None
+    has_masks: bool = True
     manual: str | None = None
     licence: str
     homepage: str
@@ -99,8 +101,8 @@ def dataset_entry(name: str, kind: Kind = "registered", root: str | Path | None 
 
     Arguments:
         name: A name of the registry, or any name for `kind="folder"`.
-        kind: `folder` for a data set of the user's own.
-        root: The user's folder; needed for `kind="folder"`.
+        kind: `folder` or `list` for a data set of the user's own.
+        root: The user's folder, or the CSV file of a `list`.
 
     Raises:
         ConfigError: If the name is not registered; names the nearest one.
@@ -108,6 +110,8 @@ def dataset_entry(name: str, kind: Kind = "registered", root: str | Path | None 
     """
     if kind == "folder":
         return _folder_entry(name, root)
+    if kind == "list":
+        return _list_entry(name, root)
     registry = load_registry()
     if name in registry:
         return registry[name]
@@ -147,6 +151,23 @@ def _folder_entry(name: str, root: str | Path | None) -> DatasetEntry:
         categories=dict.fromkeys(map(normal_form, found)),
         licence="the user's own data",
         homepage=folder.resolve().as_uri(),
+        citation="the user's own data",
+    )
+
+
+def _list_entry(name: str, root: str | Path | None) -> DatasetEntry:
+    from sanflow.data.table import list_categories  # reads images, which the command line does without
+
+    if root is None:
+        raise ConfigError(f"The data set {name!r} of kind `list` needs `root`, the CSV file that lists its images.")
+    return DatasetEntry(
+        name=name,
+        title=name,
+        layout="list",
+        probe=Path(root).name,
+        categories=dict.fromkeys(list_categories(Path(root), name)),
+        licence="the user's own data",
+        homepage=Path(root).resolve().as_uri(),
         citation="the user's own data",
     )
 

@@ -79,9 +79,9 @@ def load_masks_and_losses(index: Index, size: tuple[int, int]) -> tuple[ndarray,
     """
     masks_NHW = np.zeros((len(index.test), *size), bool)
     images = of_images = regions = of_regions = empty = 0
-    for label, defect_HW, resized_HW in zip(index.test.label, iterate_masks(index), masks_NHW, strict=True):
+    for reference, defect_HW, resized_HW in zip(index.test["mask"], iterate_masks(index), masks_NHW, strict=True):
         if not defect_HW.any():
-            empty += int(label == 1)
+            empty += int(reference != "")
             continue
         regions_HW, n_regions = ndimage.label(defect_HW, EIGHT_NEIGHBOURS)
         left_HW = nearest(regions_HW.astype(np.int32), size)

@@ -91,6 +91,9 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         evaluate_at: `native` measures at the originals' resolution too; it needs memory for all maps at once.
         resamples: Of the bootstrap over images, for the 95 % intervals of the headline metrics.
 
+    Returns:
+        All metrics; without pixel metrics where no defective image has a mask.
+
     Raises:
         DataError: If a score is not finite, or a mask cannot be read.
         IntegrityError: If the scores belong to another index.
@@ -102,19 +105,27 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         warnings.simplefilter("always", MetricWarning)
         maps_NHW = anomaly_maps(scores, scores.input_size)
         image_N = image_scores(maps_NHW, scores)
-        measures = PixelMeasures(maps_NHW, masks_NHW)
-        pixels = measures.metrics("pixel")
-        metrics: dict[str, Any] = {**image_metrics(image_N, scores.labels), **pixels}
-        curves = _curves(image_N, scores.labels, maps_NHW, masks_NHW)
-        curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
-        intervals = {
-            **bootstrap_image_metrics(image_N, scores.labels, resamples=resamples),
-            **bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels),
-        }
-        aupimo_N = measures.aupimo_N
-        del maps_NHW, measures
-        testset_N = _add(metrics, "testset_", scores, masks_NHW, "testset")
-        if evaluate_at == "native":
+        metrics: dict[str, Any] = image_metrics(image_N, scores.labels)
+        curves = _flat({"roc": roc_curve(image_N, scores.labels), "pr": pr_curve(image_N, scores.labels)}, "image")
+        intervals = bootstrap_image_metrics(image_N, scores.labels, resamples=resamples)
+        aupimo_N = np.full(len(image_N), np.nan)
+        if index.knows_pixels:
+            measures = PixelMeasures(maps_NHW, masks_NHW)
+            pixels = measures.metrics("pixel")
+            metrics |= pixels
+            curves |= _histograms(maps_NHW, ~masks_NHW, masks_NHW)
+            curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
+            intervals |= bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels)
+            aupimo_N = measures.aupimo_N
+            del measures
+        else:
+            # Pixels of good images are normal; of the others nothing is known.
+            normal_NHW = np.broadcast_to(~scores.labels[:, None, None], maps_NHW.shape)
+            curves |= _histograms(maps_NHW, normal_NHW, masks_NHW)
+            curves |= _flat(dict.fromkeys(("roc", "pr", "pro"), (np.empty(0), np.empty(0))), "pixel")
+        del maps_NHW
+        testset_N = _add(metrics, "testset_", scores, masks_NHW if index.knows_pixels else None, "testset")
+        if evaluate_at == "native" and index.knows_pixels:
             _add_native(metrics, scores, index)
     images = pd.DataFrame(
         {
@@ -123,11 +134,11 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             "defect_type": scores.defect_types,
             "score": image_N,
             "testset_score": testset_N,
-            "defect_pixels": masks_NHW.sum(axis=(1, 2)),
+            "defect_pixels": masks_NHW.sum(axis=(1, 2)) if index.knows_pixels else None,
             "aupimo": aupimo_N,
         }
     )
-    metrics = {name: metrics[name] for name in HEADLINE} | metrics
+    metrics = {name: metrics[name] for name in HEADLINE if name in metrics} | metrics
     metrics["intervals"] = {
         name: [interval.low, interval.high] for name, interval in intervals.items() if not math.isnan(interval.low)
     }
@@ -214,11 +225,15 @@ def _require_same_images(scores: Scores, index: Index) -> None:
         )
 
 
-def _add(metrics: dict[str, Any], prefix: str, scores: Scores, masks_NHW: np.ndarray, fusion: Fusion) -> np.ndarray:
+def _add(
+    metrics: dict[str, Any], prefix: str, scores: Scores, masks_NHW: np.ndarray | None, fusion: Fusion
+) -> np.ndarray:
     """Add all metrics of a fusion at the input size under a prefix; returns its image scores."""
     maps_NHW = anomaly_maps(scores, scores.input_size, fusion)
     image_N = image_scores(maps_NHW, scores)
-    found = image_metrics(image_N, scores.labels) | pixel_metrics(maps_NHW, masks_NHW)
+    found = image_metrics(image_N, scores.labels)
+    if masks_NHW is not None:
+        found |= pixel_metrics(maps_NHW, masks_NHW)
     metrics |= {prefix + name: value for name, value in found.items()}
     return image_N
 
@@ -233,18 +248,15 @@ def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
         metrics |= {prefix + name: value for name, value in found.items()}
 
 
-def _curves(
-    image_N: np.ndarray, labels_N: np.ndarray, maps_NHW: np.ndarray, masks_NHW: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Image curves, and histograms of pixel scores by ground truth."""
-    curves = _flat({"roc": roc_curve(image_N, labels_N), "pr": pr_curve(image_N, labels_N)}, "image")
+def _histograms(maps_NHW: np.ndarray, normal_NHW: np.ndarray, anomalous_NHW: np.ndarray) -> dict[str, np.ndarray]:
+    """Histograms of pixel scores by ground truth."""
     edges = np.linspace(float(maps_NHW.min()), float(maps_NHW.max()) or 1.0, HISTOGRAM_BINS + 1)
     if edges[0] >= edges[-1]:
         edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, HISTOGRAM_BINS + 1)
-    return curves | {
+    return {
         "pixel_histogram_edges": edges,
-        "pixel_histogram_normal": np.histogram(maps_NHW[~masks_NHW], edges)[0],
-        "pixel_histogram_anomalous": np.histogram(maps_NHW[masks_NHW], edges)[0],
+        "pixel_histogram_normal": np.histogram(maps_NHW[normal_NHW], edges)[0],
+        "pixel_histogram_anomalous": np.histogram(maps_NHW[anomalous_NHW], edges)[0],
     }
 
 

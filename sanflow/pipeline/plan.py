@@ -117,7 +117,7 @@ class Plan:
         root = self.benchmark.datasets[wildcards.dataset].root
         if not root:
             return None
-        return category_digest(root, wildcards.category, self.content_memo)
+        return category_digest(root, wildcards.category, self.content_memo, dataset=wildcards.dataset)
 
     def training_history(self, wildcards: Any) -> list[str]:
         """Return train.json of a job; nothing where nothing is fitted."""

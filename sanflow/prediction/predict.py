@@ -19,7 +19,7 @@ import tifffile
 from numpy import ndarray
 from PIL import Image
 
-from sanflow.data.layouts import image_suffixes
+from sanflow.data.listing import image_suffixes
 from sanflow.data.litter import is_litter
 from sanflow.errors import ConfigError, DataError
 from sanflow.files import atomic_path, read_json, storage_errors, write_json

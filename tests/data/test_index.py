@@ -101,18 +101,60 @@ def test_a_long_report_is_cut(root):
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"),
+    ("folders", "messages"),
     [
-        ("train/good", "expected training images, but found none"),
-        ("test/good", "expected defect-free test images, but found none"),
-        ("test/broken", "expected defective test images, but found none"),
+        (["train/good"], ["expected training images, but found none"]),
+        (
+            ["test/good", "test/broken", "ground_truth/broken"],
+            ["expected defect-free test images, but found none", "expected defective test images, but found none"],
+        ),
     ],
 )
-def test_an_empty_part_of_a_category(root, folder, message):
-    for path in (root / "screw" / folder).iterdir():
-        path.unlink()
-    with pytest.raises(DataError, match=message):
+def test_an_empty_part_of_a_category(root, folders, messages):
+    for folder in folders:
+        for path in (root / "screw" / folder).iterdir():
+            path.unlink()
+    with pytest.raises(DataError) as caught:
         build(root)
+    assert [line[4:] for line in str(caught.value).splitlines()[1:-1]] == messages
+
+
+@pytest.mark.parametrize(
+    ("folders", "message", "n_test"),
+    [
+        (["test/good"], "expected defect-free test images, but found none", 2),
+        (["test/broken", "ground_truth"], "expected defective test images, but found none", 2),
+    ],
+)
+def test_one_class_of_test_images_is_a_warning(root, folders, message, n_test):
+    for folder in folders:
+        shutil.rmtree(root / "screw" / folder)
+    index = build(root)
+    assert index.warnings == (message,)
+    assert len(index.test) == n_test
+    assert index.knows_pixels
+
+
+def test_image_labels_alone_are_a_warning_and_a_missing_mask_among_others_a_fault(root):
+    (root / "screw/ground_truth/broken/000_mask.png").unlink()
+    with pytest.raises(DataError, match=r"1 fault:\n  - screw/test/broken/000.png: no mask; expected screw"):
+        build(root)
+    shutil.rmtree(root / "screw/ground_truth")
+    index = build(root)
+    assert index.warnings == ("none of 2 defective images has a mask: only image metrics can be measured",)
+    assert not index.knows_pixels
+    assert list(index.test["mask"]) == [""] * 4
+    assert list(index.test.label) == [0, 0, 1, 1]
+    mask(root / "screw/ground_truth/broken/777_mask.png")  # misnamed, not missing
+    with pytest.raises(DataError, match="3 faults"):
+        build(root)
+
+
+def test_a_registered_data_set_has_masks(tmp_path):
+    mvtec(tmp_path, "bottle")
+    shutil.rmtree(tmp_path / "bottle/ground_truth")
+    with pytest.raises(DataError, match=r"000.png: no mask; expected bottle/ground_truth/broken/000_mask.png"):
+        build_index("mvtec_ad", "bottle", tmp_path, check_counts=False)
 
 
 def test_counts_of_a_registered_data_set(tmp_path):
@@ -177,7 +219,7 @@ def test_names_that_look_like_numbers_or_nothing_survive(tmp_path):
 
 
 def test_a_split_has_a_name(root):
-    with pytest.raises(ValueError, match="Expected the split train or test, but got 'val'"):
+    with pytest.raises(ValueError, match="Expected the split train, validation or test, but got 'val'"):
         build(root).rows("val")
 
 

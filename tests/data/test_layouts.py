@@ -8,7 +8,7 @@ import pytest
 from sanflow.data.campus import extract_training_frames
 from sanflow.data.download import dataset_folder, download
 from sanflow.data.images import load_images, load_masks
-from sanflow.data.index import build_index, summary
+from sanflow.data.index import build_index, read_index, summary, write_index
 from sanflow.data.layouts import LAYOUTS, list_rows
 from sanflow.data.places import locate
 from sanflow.data.registry import load_registry
@@ -18,7 +18,8 @@ from tests.helpers.miniatures import MINIATURES, image, mask, mvtec, tarred, vid
 
 
 def test_a_miniature_of_every_registered_data_set():
-    assert set(MINIATURES) == set(load_registry()) - {"photo_textures"}  # that one makes itself in test_photo_textures
+    # Those two are made in test_photo_textures and installed.
+    assert set(MINIATURES) == set(load_registry()) - {"photo_textures", "elpv"}
     assert {entry.layout for entry in load_registry().values()} == set(LAYOUTS)
 
 
@@ -99,7 +100,6 @@ def test_ringing_around_masks_is_no_defect(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda top: (top / "ground_truth/broken/000_mask.png").unlink(), "test/broken/000.png: no mask; expected"),
         (lambda top: (top / "test/broken/000.png").unlink(), "000_mask.png: a mask without an image in test/broken"),
         (
             lambda top: mask(top / "ground_truth/bent/000_mask.png"),
@@ -115,6 +115,14 @@ def test_what_does_not_fit_mvtecs_layout_is_a_fault(spoil, message, tmp_path):
     assert any(message in problem for problem in list_rows("mvtec", tmp_path, "bottle").problems)
 
 
+def test_a_defective_image_without_a_mask_is_listed_as_such(tmp_path):
+    mvtec(tmp_path)
+    (tmp_path / "bottle/ground_truth/broken/000_mask.png").unlink()
+    listing = list_rows("mvtec", tmp_path, "bottle")
+    assert listing.unmasked == ["bottle/test/broken/000.png: no mask; expected bottle/ground_truth/broken/000_mask.png"]
+    assert (listing.problems, listing.has_masks) == ([], True)
+
+
 def test_faults_of_the_other_layouts(tmp_path):
     for name in ("mvtec_loco", "magnetic_tile", "kolektor_sdd", "visa"):
         MINIATURES[name][0](_new(tmp_path / name))
@@ -128,7 +136,8 @@ def test_faults_of_the_other_layouts(tmp_path):
     table = tmp_path / "visa/split_csv/1cls.csv"
     table.write_text(table.read_text().replace("candle/Data/Masks/Anomaly/000.png", ""))
 
-    assert list_rows("mvtec_loco", tmp_path / "mvtec_loco", "breakfast_box").problems == [
+    loco = list_rows("mvtec_loco", tmp_path / "mvtec_loco", "breakfast_box")
+    assert [*loco.problems, *loco.unmasked] == [
         "breakfast_box/ground_truth/logical_anomalies/000: a mask without an image in test/logical_anomalies",
         "breakfast_box/test/structural_anomalies/000.png: no mask; expected "
         "breakfast_box/ground_truth/structural_anomalies/000_mask.png",
@@ -194,6 +203,80 @@ def test_locate_looks_one_folder_deeper_and_says_what_it_found(tmp_path):
         locate(tmp_path, ["split_csv/1cls.csv"], "VisA")
     with pytest.raises(DataError, match="there is no such folder"):
         locate(tmp_path / "nowhere", ["x"], "VisA")
+
+
+def test_mvtec_ad_2_has_a_validation_split_and_its_light_in_a_column(tmp_path):
+    MINIATURES["mvtec_ad_2"][0](tmp_path)
+    index = build_index("mvtec_ad_2", "can", tmp_path)
+    assert list(index.table.split) == ["train"] * 3 + ["validation"] * 2 + ["test"] * 4
+    assert list(index.table.group) == ["regular"] * 5 + ["overexposed", "shift_1"] * 2
+    assert not index.table.image.str.contains("private").any()
+    assert load_images(index, "validation", (8, 8)).shape == (2, 8, 8, 3)
+    write_index(index, tmp_path / "out/index.csv")
+    assert read_index(tmp_path / "out").table.equals(index.table)
+    (tmp_path / "mvtec_ad_2/can/test_public/good/x.raw").write_bytes(b"")
+    (tmp_path / "mvtec_ad_2/can/test_public/ground_truth/bad/000_overexposed_mask.png").unlink()
+    with pytest.raises(DataError, match=r"bad/000_overexposed.png: no mask; expected can/test_public/ground_truth/bad"):
+        build_index("mvtec_ad_2", "can", tmp_path)
+    listing = list_rows("mvtec_ad_2", tmp_path / "mvtec_ad_2", "can")
+    assert [leftover.line[:32] for leftover in listing.leftovers] == ["can/test_public/good/x.raw: no i"]
+
+
+def test_other_data_sets_have_no_column_of_groups(tmp_path):
+    mvtec(tmp_path)
+    assert "group" not in build_index("mvtec_ad", "bottle", tmp_path, check_counts=False).table
+
+
+def test_kolektor_sdd2_leaves_defective_training_images_out(tmp_path):
+    MINIATURES["kolektor_sdd2"][0](tmp_path)
+    rows = list_rows("kolektor_sdd2", tmp_path, "surface").rows
+    assert [row.image for row in rows if row.split == "train"] == [f"train/1000{i}.png" for i in (1, 2, 3)]
+    assert [row.image for row in rows if row.label] == ["test/20000.png", "test/20001.png"]
+    (tmp_path / "test/20001_GT.png").unlink()
+    (tmp_path / "train/10002.png").unlink()
+    assert list_rows("kolektor_sdd2", tmp_path, "surface").problems == [
+        "train/10002_GT.png: a mask without its image",
+        "test/20001.png: no mask; expected 20001_GT.png beside it",
+    ]
+
+
+def test_elpv_leaves_uncertain_labels_out(tmp_path):
+    lines = [
+        f"images/cell{i:04d}.png {(0.0, 1.0, 1 / 3, 2 / 3)[i % 4]} {('mono', 'poly')[i // 4 % 2]}" for i in range(80)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join([*lines, "images/x.png 1.0"]))
+    for category, first in (("mono", 0), ("poly", 4)):
+        listing = list_rows("elpv", tmp_path, category)
+        good = [f"images/cell{i:04d}.png" for i in range(80) if i % 4 == 0 and i // 4 % 2 == first // 4]
+        assert sorted(row.image for row in listing.rows if not row.label) == good
+        assert sum(row.split == "train" for row in listing.rows) == 8  # 80 % of 10
+        assert next(row.image for row in listing.rows if row.label) == f"images/cell{first + 1:04d}.png"
+        assert listing.problems == [
+            "labels.csv, line 81: expected image, probability and kind, but got 'images/x.png 1.0'"
+        ]
+
+
+def test_elpv_from_its_package(tmp_path):
+    pytest.importorskip("elpv_dataset")
+    marker = download("elpv", tmp_path, offline=True)
+    assert download("elpv", tmp_path, offline=True) == marker
+    assert [path.name for path in marker.parent.iterdir()] == [".sanflow.json"]  # used where it is installed
+    index = build_index("elpv", "mono", dataset_folder("elpv", tmp_path))
+    assert summary(index)["counts"] == {
+        "train": 470,
+        "good": 118,
+        "defective": 313,
+        "defect_types": {"defect": 313},
+        "defective_without_pixels": 0,
+    }
+    assert index.warnings == ("none of 313 defective images has a mask: only image metrics can be measured",)
+
+
+def test_a_package_that_is_not_installed(tmp_path, monkeypatch):
+    entry = load_registry()["elpv"].model_copy(update={"package": "no_such_package"})
+    monkeypatch.setitem(load_registry(), "elpv", entry)
+    with pytest.raises(DataError, match=r"no_such_package is not installed\. .* `pip install 'sanflow\[elpv\]'`"):
+        download("elpv", tmp_path)
 
 
 def _new(folder: Path) -> Path:

@@ -21,6 +21,9 @@ def test_the_registered_data_sets_in_order_of_importance():
         "kolektor_sdd",
         "mvtec_loco",
         "shanghaitech_campus",
+        "mvtec_ad_2",
+        "kolektor_sdd2",
+        "elpv",
     ]
 
 
@@ -30,7 +33,7 @@ def test_an_entry_says_where_from_under_what_licence_and_who_documents_it(entry)
     assert entry.citation
     assert entry.homepage.startswith("https://")
     assert "/" in entry.documented_by.repository
-    assert [bool(entry.mirrors), bool(entry.manual), entry.builtin].count(True) == 1
+    assert [bool(entry.mirrors), bool(entry.manual), entry.builtin, bool(entry.package)].count(True) == 1
     assert all(mirror.startswith("https://") for mirror in entry.mirrors)
     if entry.mirrors:
         assert len(entry.sha256) == 64
@@ -51,6 +54,8 @@ def test_known_counts():
     assert sum(totals("kolektor_sdd")) == 399
     assert totals("magnetic_tile")[0] + totals("magnetic_tile")[1] == 952
     assert totals("magnetic_tile")[2] == 392
+    assert totals("kolektor_sdd2") == (2331 - 246, 1004 - 110, 110)
+    assert (totals("elpv")[0] + totals("elpv")[1], totals("elpv")[2]) == (1508, 715)
 
 
 def test_categories_all_and_chosen(tmp_path):

@@ -181,6 +181,62 @@ def test_a_missing_class_gives_nan_and_says_so(index, scores, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["aupro"] is None
 
 
+def test_without_masks_image_metrics_alone_are_measured(index, scores, evaluation, tmp_path):
+    table = index.table.assign(mask="", mask_sha256="", defect_pixels=0)
+    blind = dataclasses.replace(index, table=table)
+    assert not blind.knows_pixels
+    provenance = {**scores.provenance, "index_digest": blind.digest}
+    found = evaluate(dataclasses.replace(scores, provenance=provenance), blind, evaluate_at="native", resamples=20)
+    for name in ("image_auroc", "image_ap", "testset_image_auroc"):
+        assert found.metrics[name] == evaluation.metrics[name]
+    names = [name for name in found.metrics if "pixel" in name or "aupro" in name or "aupimo" in name]
+    assert names == []  # absent, not zero
+    assert set(found.metrics["intervals"]) == {
+        name for name in evaluation.metrics["intervals"] if name.startswith("image_")
+    }
+    assert found.curves["pixel_pro_x"].size == found.curves["pixel_roc_y"].size == 0
+    assert found.curves["pixel_histogram_normal"].sum() == int((~scores.labels).sum()) * 64 * 64
+    assert found.curves["pixel_histogram_anomalous"].sum() == 0
+    assert found.curves["image_roc_y"].tolist() == evaluation.curves["image_roc_y"].tolist()
+    assert found.images.defect_pixels.isna().all()
+    assert found.images.aupimo.isna().all()
+    assert found.images.score.equals(evaluation.images.score)
+    found.write(tmp_path / "metrics.json")
+    assert "aupro" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_without_good_images_pixels_are_measured(index, scores):
+    bad = index.table[(index.table.split == "train") | (index.table.label == 1)].reset_index(drop=True)
+    kept = np.flatnonzero(scores.labels)
+    part = dataclasses.replace(
+        scores,
+        grids={name: grid[kept] for name, grid in scores.grids.items()},
+        paths=[scores.paths[i] for i in kept],
+        labels=scores.labels[kept],
+        defect_types=[scores.defect_types[i] for i in kept],
+        provenance={},
+    )
+    found = evaluate(part, dataclasses.replace(index, table=bad), resamples=5).metrics
+    assert math.isnan(found["image_auroc"])
+    assert 0.5 < found["pixel_auroc"] <= 1
+    assert 0 < found["aupro"] <= 1
+
+
+def test_vanished_defects_and_warnings_of_the_index_are_among_the_warnings(index, scores):
+    doubtful = dataclasses.replace(index, warnings=("1 of 6 masks cover more than half",))
+    tiny = dataclasses.replace(scores, input_size=(2, 2))
+    warned = evaluate(tiny, doubtful, resamples=5).metrics["warnings"]
+    assert "1 of 6 masks cover more than half" in warned
+    masks = [mask_HW for mask_HW in load_masks(index) if mask_HW.any()]
+    # The centres of the four cells of 2 x 2: rows 24 and 72 of 96, columns 20 and 60 of 80.
+    lost = sum(not mask_HW[24::48, 20::40].any() for mask_HW in masks)
+    assert lost > 0
+    assert (
+        f"{lost} of {len(masks)} defective images lose all defect pixels at 2 x 2: pixel metrics count them as normal"
+        in warned
+    )
+
+
 def test_scores_of_another_index_are_refused(scores, index):
     other = dataclasses.replace(scores, provenance={"index_digest": "0" * 64})
     with pytest.raises(IntegrityError, match=r"another one \(000000000000\): the data set has changed since\. Score"):

@@ -104,6 +104,30 @@ def mvtec_loco(root: Path) -> None:
     mask(top / "ground_truth" / "logical_anomalies" / "000" / "001.png", box=(10, 10, 12, 15))
 
 
+def mvtec_ad_2(root: Path) -> None:
+    """Lights in the names; validation images; private test sets, which are not listed."""
+    top = root / "mvtec_ad_2" / "can"
+    for i in range(3):
+        image(top / "train" / "good" / f"{i:03d}_regular.png", seed=i)
+    for i in range(2):
+        image(top / "validation" / "good" / f"{i:03d}_regular.png", seed=5 + i)
+        image(top / "test_private" / f"{i:03d}_regular.png", seed=30 + i)
+        image(top / "test_private_mixed" / f"{i:03d}_mixed.png", seed=40 + i)
+        light = ("overexposed", "shift_1")[i]
+        image(top / "test_public" / "good" / f"{i:03d}_{light}.png", seed=10 + i)
+        image(top / "test_public" / "bad" / f"{i:03d}_{light}.png", seed=20 + i)
+        mask(top / "test_public" / "ground_truth" / "bad" / f"{i:03d}_{light}_mask.png")
+
+
+def kolektor_sdd2(root: Path) -> None:
+    """A mask beside every image, black for a good one; one defective training image, which is left out."""
+    for split, first, n_good, n_defective in (("train", 10000, 3, 1), ("test", 20000, 2, 2)):
+        for i in range(n_good + n_defective):
+            number = first + (n_good + n_defective - 1 - i)
+            image(root / split / f"{number}.png", seed=number)
+            mask(root / split / f"{number}_GT.png", box=(2, 3, 7, 9) if i >= n_good else (0, 0, 0, 0))
+
+
 def shanghaitech_campus(root: Path) -> None:
     """Scene 01: a training video of 3 frames, a test clip of 4 frames of which 2 are abnormal."""
     top = root / "shanghaitech"
@@ -155,5 +179,7 @@ MINIATURES: dict[str, tuple[Callable[[Path], None], str, str, tuple[int, int, in
     "mpdd": (mpdd, "bracket_black", "MPDD.zip", (3, 2, 2)),
     "kolektor_sdd": (kolektor_sdd, "commutator", "KolektorSDD.zip", (4, 1, 2)),
     "mvtec_loco": (mvtec_loco, "breakfast_box", "mvtec_loco_anomaly_detection.tar.xz", (3, 2, 2)),
+    "mvtec_ad_2": (mvtec_ad_2, "can", "mvtec_ad_2.tar.gz", (3, 2, 2)),
+    "kolektor_sdd2": (kolektor_sdd2, "surface", "KolektorSDD2.zip", (3, 2, 2)),
     "shanghaitech_campus": (shanghaitech_campus, "01", "shanghaitech.tar.gz", (3, 2, 2)),
 }

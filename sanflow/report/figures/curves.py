@@ -1,5 +1,6 @@
 """ROC, precision-recall and per-region-overlap curves of a category; a line per experiment."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,12 +50,13 @@ def curves_of_category(
             _legend(axes, styles)
             continue
         name, title, x_label, y_label, metric = panel
-        lines = []
+        areas = []
         for label, own in curves.items():
             x, y = own[f"{name}_x"], own[f"{name}_y"]
             style = {key: styles[label][key] for key in ("color", "linestyle")}
             axes.plot(x, y, **style)
-            lines.append(f"{100 * float(metrics[label][metric]):.2f}")
+            areas.append(100 * float(metrics[label].get(metric, math.nan)))  # without masks there are no pixel metrics
+        lines = ["n/a" if math.isnan(area) else f"{area:.2f}" for area in areas]
         axes.set(title=title, xlabel=x_label, ylabel=y_label, ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
         if name == "pixel_pro":
             axes.set_xlim(-0.006, AUPRO_LIMIT)
@@ -62,7 +64,7 @@ def curves_of_category(
             axes.plot([0, 1], [0, 1], color="#8c959f", linewidth=0.7)
         if name.endswith("pr"):
             # A good curve leaves the lower left corner free, a poor one the upper right.
-            poor = max(float(text) for text in lines) < 50
+            poor = max(areas) < 50
             _areas(axes, lines, list(styles.values()), right=poor, low=not poor)
         else:
             _areas(axes, lines, list(styles.values()), right=True, low=True)
