@@ -142,6 +142,7 @@ class _Collected:
             defect_types=[str(kind) for kind in table.defect_type],
             input_size=detector.input_size,
             image_scores=torch.cat(self.image_scores).numpy() if self.image_scores else None,
+            held_out_scores=None if checkpoint.held_out is None else np.asarray(checkpoint.held_out["scores"]),
             provenance={**provenance, "checkpoint_digest": checkpoint.digest},
             cost={
                 "images_per_second": len(table) / seconds,

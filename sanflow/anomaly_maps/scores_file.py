@@ -57,6 +57,7 @@ class Scores:
         defect_types: Per image, "good" where there is none.
         input_size: (height, width) the images had before the model.
         image_scores: (N,) float32 image scores of the method's own; None: an image's score is the maximum of its map.
+        held_out_scores: (M,) float64 image scores of good parts that the fit did not see; None if there are none.
         provenance: The values of a `Provenance`, and "checkpoint_digest" or "maps_sha256".
         cost: "images_per_second" of scoring and the like; JSON values.
 
@@ -72,6 +73,7 @@ class Scores:
     defect_types: list[str]
     input_size: tuple[int, int]
     image_scores: np.ndarray | None = None
+    held_out_scores: np.ndarray | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -146,6 +148,8 @@ class Scores:
         arrays = {f"grid_{name}": grid for name, grid in self.grids.items()} | {"labels": self.labels}
         if self.image_scores is not None:
             arrays["image_scores"] = self.image_scores
+        if self.held_out_scores is not None:
+            arrays["held_out_scores"] = np.asarray(self.held_out_scores, np.float64)
         _write_archive(path, header, arrays)
 
     @classmethod
@@ -165,6 +169,7 @@ class Scores:
             defect_types=header["defect_types"],
             input_size=tuple(header["input_size"]),
             image_scores=arrays.get("image_scores"),
+            held_out_scores=arrays.get("held_out_scores"),
             provenance=header["provenance"],
             cost=header["cost"],
         )

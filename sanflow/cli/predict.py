@@ -38,7 +38,7 @@ def predict(
 
     A killed run resumes when the same command is given again. The exit code is 3 if an image could not be read.
     """
-    from sanflow.prediction.conformal import expected_rate, rate_interval
+    from sanflow.evaluation.conformal import expected_rate, rate_interval
     from sanflow.prediction.detector import load_detector
     from sanflow.prediction.predict import Wanted, decision_of, image_files
     from sanflow.prediction.predict import predict as run

@@ -36,6 +36,7 @@ from sanflow.evaluation.metrics import (
     pr_curve,
     roc_curve,
 )
+from sanflow.evaluation.operating_point import operating_points
 from sanflow.files import atomic_path, read_json, sha256_of_file, write_json
 from sanflow.provenance import Step, code_digest
 
@@ -143,6 +144,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         name: [interval.low, interval.high] for name, interval in intervals.items() if not math.isnan(interval.low)
     }
     metrics["interval_confidence"] = 0.95
+    metrics["operating_point"] = operating_points(image_N, scores.labels, scores.held_out_scores)
     metrics["input_size"] = list(scores.input_size)
     metrics["evaluate_at"] = evaluate_at
     metrics["counts"] = {

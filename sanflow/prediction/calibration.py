@@ -8,8 +8,8 @@ import numpy as np
 
 from sanflow.data.images import ImageCache, load_images
 from sanflow.data.index import Index
+from sanflow.evaluation.conformal import differs
 from sanflow.methods.checkpoints import save_checkpoint
-from sanflow.prediction.conformal import differs
 from sanflow.prediction.detector import calibrate, load_detector
 from sanflow.prediction.predict import batches_of
 

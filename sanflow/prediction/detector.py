@@ -17,10 +17,10 @@ from sanflow.anomaly_maps.maps import fused
 from sanflow.data.decode import FILTERS, Reading, decode_image
 from sanflow.device import repeatable
 from sanflow.errors import DataError
+from sanflow.evaluation.conformal import p_values
 from sanflow.methods.checkpoints import Checkpoint, load_checkpoint
 from sanflow.methods.method import Detector
 from sanflow.methods.registry import detector_method
-from sanflow.prediction.conformal import p_values
 
 RESAMPLING = "lanczos"  # as test images are read
 
@@ -31,7 +31,7 @@ class Prediction:
 
     Arguments:
         score: Higher is more anomalous.
-        p_value: Share of good parts with at least this score, see `sanflow.prediction.conformal`; None where the
+        p_value: Share of good parts with at least this score, see `sanflow.evaluation.conformal`; None where the
             detector has no held-out parts.
         map_HW: Anomaly map at the input size.
     """

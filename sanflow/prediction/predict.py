@@ -22,8 +22,8 @@ from PIL import Image
 from sanflow.data.listing import image_suffixes
 from sanflow.data.litter import is_litter
 from sanflow.errors import ConfigError, DataError
+from sanflow.evaluation.conformal import p_values, threshold
 from sanflow.files import atomic_path, read_json, storage_errors, write_json
-from sanflow.prediction.conformal import p_values, threshold
 from sanflow.prediction.detector import Batch, LoadedDetector
 from sanflow.prediction.regions import largest_region, outline
 

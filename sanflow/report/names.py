@@ -14,6 +14,7 @@ TABLES = (
     "paired",
     "protocols",
     "oracle_epoch",
+    "operating_point",
     "cost",
 )
 TABLE_FORMATS = ("csv", "md", "tex", "html")

@@ -19,9 +19,9 @@ from sanflow.anomaly_maps.maps import anomaly_maps
 from sanflow.cli import app
 from sanflow.data.held_out import split_training
 from sanflow.errors import ConfigError, DataError
+from sanflow.evaluation.conformal import p_values
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.prediction.calibration import calibrate_on_held_out
-from sanflow.prediction.conformal import p_values
 from sanflow.prediction.predict import Wanted, decision_of, image_files, predict
 from sanflow.scoring import score
 from tests.helpers.small_training import SIZE, SmallTraining

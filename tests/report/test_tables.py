@@ -498,7 +498,7 @@ def test_errors_name_what_is_wrong(tmp_path, results):
     misplaced.unlink()
     broken = results / "mvtec_ad/bottle/plain/seed0/metrics.json"
     broken.write_text('{"aupro": 1}')
-    with pytest.raises(DataError, match="hold image_auroc, pixel_auroc, aupro, but it does not"):
+    with pytest.raises(DataError, match="hold image_auroc, but it does not"):
         read_runs(results)
     broken.write_text("{")
     with pytest.raises(IntegrityError, match="damaged"):
@@ -574,3 +574,21 @@ def test_the_page_about_outputs_names_every_table_and_column(root, results):
     for name in ("aupro", "published_image_auroc"):
         for column in build_table(name, read_runs(results)).data.columns:
             assert f"`{column}`" in page, column
+
+
+def test_operating_point(tmp_path):
+    point = {
+        **{"level": 0.05, "held_out": 39, "rank": 2, "threshold": 3.5},
+        **{"expected_rate": 0.05, "expected_interval": [0.0062, 0.1318]},
+        **{"false_alarm_rate": 0.1, "false_alarm_interval": [0.0123, 0.317]},
+        **{"detection_rate": None, "detection_interval": None},
+    }
+    write_metrics(tmp_path, "d/c/a/seed0", operating_point=[point])
+    table = build_table("operating_point", read_runs(tmp_path))
+    assert [cell.text for cell in table.sections[0].rows[0][3:]] == [
+        *("5", "39", "5.0 [0.6, 13.2]", "10.0 [1.2, 31.7]", "–"),
+    ]
+    row = table.data.iloc[0]
+    assert (row.seed, row.level, row.false_alarm_low, row.expected_high) == (0, 0.05, 0.0123, 0.1318)
+    write_metrics(tmp_path, "d/c/a/seed0", operating_point=[])
+    assert "calibration_fraction" in build_table("operating_point", read_runs(tmp_path)).notes[0]

@@ -14,6 +14,7 @@ from sanflow.report.runs import Run
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
 from sanflow.report.tables.metric import metric_table, published_table
+from sanflow.report.tables.operating_point import operating_point_table
 from sanflow.report.tables.oracle import oracle_table
 from sanflow.report.tables.overview import overview_table, protocol_table
 from sanflow.report.tables.paired import paired_table
@@ -30,6 +31,7 @@ BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "paired": paired_table,
     "protocols": protocol_table,
     "oracle_epoch": oracle_table,
+    "operating_point": operating_point_table,
     "cost": cost_table,
 }
 

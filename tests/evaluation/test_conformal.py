@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sanflow.errors import ConfigError
-from sanflow.prediction.conformal import (
+from sanflow.evaluation.conformal import (
     alarm_rank,
     differs,
     expected_rate,
