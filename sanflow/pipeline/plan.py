@@ -33,19 +33,21 @@ class Plan:
     Arguments:
         benchmark: From `load_benchmark`.
         jobs: All its cells.
-        results: Folder of its results.
+        results: Folder of its results, as the rules name it.
         data_root: Folder of downloaded data sets.
+        prefix: What Snakemake puts before the paths of the rules, where another Snakefile imports them as a module.
     """
 
     benchmark: Benchmark
     jobs: list[Job]
     results: str
     data_root: str
+    prefix: str = ""
 
     @property
     def content_memo(self) -> Path:
         """File of what is known of the content of the user's files, so that unchanged ones are not read again."""
-        return Path(self.results, "state", "content.json")
+        return Path(self.prefix, self.results, "state", "content.json")
 
     def experiments_of(self, kind: type[Method], *, keeping: bool | None = None) -> str:
         """Return a pattern of the experiments whose method is of a kind.

@@ -62,7 +62,8 @@ def test_with_a_prefix_everything_is_below_it(root, tmp_path):
         "        'anomaly/results/small/figures/curves/parts/nut.png',\n"
     )
     importing(root, tmp_path, module, "--keep-going", rules=rules)
-    assert (tmp_path / "anomaly/results/small/tables/overview.csv").read_text("utf-8").count("tiny") == 1
+    table = (tmp_path / "anomaly/results/small/tables/overview.csv").read_text("utf-8")
+    assert table.count("parts,tiny,tiny,aupro,") == 1
     assert (tmp_path / "anomaly/results/small/figures/curves/parts/nut.png").stat().st_size
     assert {path.name for path in tmp_path.iterdir()} - {".snakemake"} == {
         *("Snakefile", "small.yaml", "parts", "maps", "anomaly")

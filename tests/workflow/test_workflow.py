@@ -376,9 +376,9 @@ def test_another_image_in_the_owners_folder_is_noticed(finished):
 
 @pytest.mark.slow
 def test_a_bad_image_fails_its_own_category_alone(root, tmp_path):
-    """The other one has numbers, tables and a report, which name what is missing; the benchmark's name has a space."""
+    """The other one has numbers, tables and a report, which name what is missing."""
     path = write_benchmark(tmp_path, experiments=("maps",), categories=("good one", "bad one"))
-    benchmark, results = path.rename(tmp_path / "our 'parts'.yaml").name, tmp_path / "results/our 'parts'"
+    benchmark, results = path.name, tmp_path / "results/small"
     (tmp_path / "parts/bad one/test/good/001.png").write_bytes(b"not an image")
     tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
     answer = snakemake(root, tmp_path, check=False, benchmark=benchmark, tracking=tracking)

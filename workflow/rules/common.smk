@@ -46,7 +46,7 @@ pathvars:
 # As above, or as the Snakefile that imports this one says.
 RESULTS, DATA_ROOT = map(workflow.pathvars.apply, ("<results>", "<data>"))
 RESULTS_FOLDER = in_place(RESULTS)
-PLAN = Plan(BENCHMARK, JOBS, RESULTS, DATA_ROOT)
+PLAN = Plan(BENCHMARK, JOBS, RESULTS, DATA_ROOT, in_place(""))
 THREADS = threads_of_fit(
     workflow.resource_settings.cores,
     dict(workflow.resource_settings.resources).get("gpu", 1),
