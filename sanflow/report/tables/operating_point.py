@@ -47,8 +47,8 @@ def operating_point_table(summary: Summary) -> Table:
         name="operating_point",
         title="Threshold without labels",
         caption="Rates in percent, with 95 % intervals. An image is called anomalous where its p-value, from good "
-        "parts that the fit did not see, is at most the level. Expected: the rate of false alarms on average over held-out "
-        "sets, and its interval for one set of this size, if test images are exchangeable with the held-out ones.",
+        "parts that the fit did not see, is at most the level. Expected: the rate of false alarms on average over "
+        "held-out sets, and its interval for one set of this size, if test images are exchangeable with held-out ones.",
         sections=sections,
         notes=notes,
         data=pd.DataFrame(records, columns=list(COLUMNS)),
