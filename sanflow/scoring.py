@@ -54,11 +54,16 @@ def score(
         Scores, and extras for figures; both in the order of the index.
 
     Raises:
-        DataError: If the checkpoint belongs to another data set or category.
+        DataError: If the checkpoint belongs to another data set or category, or the category has no test images.
         IntegrityError: If the checkpoint is damaged.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     _require_same_category(checkpoint, index)
+    if index.test.empty:
+        raise DataError(
+            f"Expected test images in the index of {index.dataset}/{index.category}, but it has none. Score new images "
+            "with `sanflow predict`, or add test images and run `sanflow index` again."
+        )
     method = detector_method(checkpoint.experiment.method)
     with repeatable():
         detector = method.load(checkpoint, device)

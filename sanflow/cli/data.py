@@ -86,6 +86,9 @@ def index(
     root: Annotated[
         Path | None, typer.Option(help="Folder of a data set of your own, `<root>/<category>/train/good` and so on.")
     ] = None,
+    without_test: Annotated[
+        bool, typer.Option("--without-test", help="Take a category without test images: it can be fitted, not scored.")
+    ] = False,
 ) -> None:
     """List and check all images and masks of a category; every later step reads only this list."""
     from sanflow.data.download import dataset_folder
@@ -104,6 +107,7 @@ def index(
         mask_above=choice.mask_above,
         bits=choice.bits,
         max_megapixels=choice.max_megapixels,
+        test_needed=not without_test,
     )
     write_index(made, output)
     counts = summary(made)["counts"]

@@ -34,8 +34,15 @@ def train(
     benchmark: BenchmarkOption,
     experiment: ExperimentOption,
     output: Annotated[Path, typer.Option(help="Checkpoint to write.")],
-    history: Annotated[Path, typer.Option(help="train.json to write: history and cost.")],
-    state: Annotated[Path, typer.Option(help="Folder of saved states, from which a killed training resumes.")],
+    history: Annotated[
+        Path | None, typer.Option(help="train.json to write: history and cost.", show_default="beside --output")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of saved states, from which a killed training resumes.", show_default="state beside --output"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn: weights, order, anomalies.")] = 0,
     kept: Annotated[Path | None, typer.Option(help="Folder for the epochs that `keep_every` keeps.")] = None,
     device: DeviceOption = "auto",
@@ -68,7 +75,7 @@ def train(
             experiment,
             content,
             seed,
-            Outputs(output, history, state, kept),
+            Outputs(output, history or output.with_name("train.json"), state or output.with_name("state"), kept),
             tracker,
             cache=image_cache(cache, cache_gigabytes),
             device=device,

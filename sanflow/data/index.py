@@ -99,6 +99,7 @@ def build_index(
     bits: int | None = None,
     max_megapixels: float = Reading.max_megapixels,
     check_counts: bool = True,
+    test_needed: bool = True,
     workers: int | None = None,
 ) -> Index:
     """Open every file of a category once and make its index.
@@ -113,6 +114,7 @@ def build_index(
         bits: How many bits of 16-bit files are used; None: all.
         max_megapixels: Larger images and masks are refused.
         check_counts: Compare with the known counts of a registered data set.
+        test_needed: Refuse a category without test images: a detector can be fitted on it, but nothing measured.
         workers: Threads that decode; one per processor, at most 8, if unset.
 
     Raises:
@@ -154,7 +156,7 @@ def build_index(
     if (table[GROUP] == "").all():
         table = table.drop(columns=GROUP)
     problems += _leaks(table)
-    counted = _counts(table, entry.categories[category] if check_counts else None)
+    counted = _counts(table, entry.categories[category] if check_counts else None, test_needed)
     # One class alone still gives scores; both missing, or nothing to train on, gives nothing.
     (problems if counted.is_fault else warnings).extend(counted.lines)
     if problems:
@@ -257,7 +259,7 @@ class Counted:
     is_fault: bool
 
 
-def _counts(table: pd.DataFrame, known: Counts | None) -> Counted:
+def _counts(table: pd.DataFrame, known: Counts | None, test_needed: bool) -> Counted:
     train, test = table.split == "train", table.split == "test"
     found = {
         "train": int(train.sum()),
@@ -274,7 +276,7 @@ def _counts(table: pd.DataFrame, known: Counts | None) -> Counted:
         ]
         return Counted(wrong, is_fault=True)
     without = [f"expected {names[key]} images, but found none" for key in names if not found[key]]
-    return Counted(without, is_fault=not found["train"] or not (found["good"] or found["defective"]))
+    return Counted(without, is_fault=not found["train"] or (test_needed and not (found["good"] or found["defective"])))
 
 
 def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[str]) -> str:
