@@ -56,7 +56,7 @@ def write_outline(
 
 
 def read_outline(results: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The outline of a benchmark, or None where none was written.
+    """Read the outline of a benchmark; None if there is none.
 
     Raises:
         IntegrityError: If the file is damaged.
@@ -101,7 +101,7 @@ def _owner(results: Path, known: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _is_copy(results: Path, known: Mapping[str, str]) -> bool:
-    """Whether the folder from which the results come is still there, as another one."""
+    """Tell whether the results are a copy: the folder from which they come still exists elsewhere."""
     original = Path(known["folder"], FILE)
     return original.exists() and not original.samefile(results / FILE) and known["id"] in original.read_text("utf-8")
 
@@ -114,7 +114,7 @@ def _user() -> str:
 
 
 def position(name: str, order: Sequence[str]) -> tuple[int, str]:
-    """A key that sorts names as in `order`; what is not in it comes last, by the alphabet.
+    """Return a key that sorts names as in `order`; names that are not in it come last, alphabetically.
 
     Example:
         >>> sorted(["b", "c", "a"], key=lambda name: position(name, ["c"]))

@@ -63,7 +63,7 @@ class OutOfMemoryError(SanflowError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or nothing where none is near.
+    """Return the end of a message about an unknown name: the nearest known one, or nothing if none is near.
 
     Example:
         >>> did_you_mean("brik", ["brick", "grass"])
@@ -74,7 +74,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def not_among(expected: str, known: Iterable[str], name: str) -> ConfigError:
-    """The error for a name that is none of the known ones, all of them listed.
+    """Make the error for a name that is not one of the known ones, which are all listed.
 
     Example:
         >>> str(not_among("a texture among", ["brick", "grass"], "brik"))

@@ -108,13 +108,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resource(name: str) -> Path:
-    """Path of a file that ships with sanflow, from the installed package or the checkout.
+    """Return the path of a file that is part of sanflow, from the installed package or the checkout.
 
     Arguments:
         name: Path below `resources/`: "datasets.yaml".

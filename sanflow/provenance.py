@@ -74,7 +74,7 @@ PACKAGES = (
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
+    """Compute the SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
 
     Example:
         >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
@@ -97,7 +97,7 @@ def fit_digest(experiment: Experiment, dataset: str, category: str) -> str:
 
 @functools.cache
 def _digest_as_of(file: Path, changed: int) -> str:
-    """A file's SHA-256, computed anew once it has changed; the files may be large."""
+    """Compute a file's SHA-256, again once it has changed; the files may be large."""
     return sha256_of_file(file)
 
 
@@ -166,7 +166,7 @@ def _file_of(module: str, package: Path) -> Path:
 
 @functools.cache
 def _imports_of(file: Path, package: Path) -> list[str]:
-    """Full names of the modules of sanflow that a file imports."""
+    """Return the full names of the modules of sanflow that a file imports."""
     names = []
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -198,7 +198,7 @@ def _is_text(node: ast.expr) -> bool:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Versions of the packages, of Python and of sanflow's own commit, and the kind of machine."""
+    """Return the versions of the packages, of Python and of sanflow's own commit, and the kind of machine."""
     return {
         "sanflow": importlib.metadata.version("sanflow"),
         "git_commit": _git("rev-parse", "HEAD"),

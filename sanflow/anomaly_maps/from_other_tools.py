@@ -107,7 +107,7 @@ def score_external(
 
 
 def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Image -> its map, and what does not fit."""
+    """Match images with maps; return image -> map, and the problems found."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     unread: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):
@@ -159,7 +159,7 @@ def _longest_key(image: str, keys: Mapping[str, Any]) -> str | None:
 
 
 def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
-    """One map as (H, W) float32.
+    """Read one map as (H, W) float32.
 
     Raises:
         DataError: Without the file's name, which the caller knows.

@@ -21,7 +21,7 @@ TAIL_SLOPE = 1e-8
 
 
 def calibration_constants(grids: Sequence[ndarray]) -> list[float]:
-    """What `calibrated` fusion subtracts: the largest log p / C of each scale on normal training images.
+    """Compute the constants of `calibrated` fusion: the largest log p / C of each scale on normal training images.
 
     Arguments:
         grids: For each scale the log-probabilities per channel of normal training images, (N, h, w).
@@ -100,7 +100,7 @@ def image_scores(maps_NHW: ndarray) -> ndarray:
 
 
 def resize(grid_Nhw: ndarray, size: tuple[int, int]) -> ndarray:
-    """Bilinear interpolation with aligned corners, as torch's `interpolate(..., align_corners=True)`.
+    """Interpolate bilinearly with aligned corners, as torch's `interpolate(..., align_corners=True)`.
 
     Separable: one small matrix per axis.
 
@@ -123,7 +123,7 @@ def resize(grid_Nhw: ndarray, size: tuple[int, int]) -> ndarray:
 
 
 def _fused(log_grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
-    """Maps from log p_l - c_l <= 0 of each scale; blocks of images, so that intermediates stay small."""
+    """Fuse log p_l - c_l <= 0 of each scale to maps, in blocks of images, so that intermediates stay small."""
     if not log_grids or any(grid.ndim != 3 or len(grid) != len(log_grids[0]) for grid in log_grids):
         raise ValueError(
             "Expected for each scale a stack of grids (N, h, w) of the same N, but got shapes "
@@ -150,7 +150,7 @@ def _rank_tail_by_log(maps_NHW: ndarray, log_grids: Sequence[ndarray]) -> None:
 
 
 def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...], size: tuple[int, ...]) -> ndarray:
-    """Logarithm of P at K pixels, summed as logarithms, because p itself may be too small for a float."""
+    """Compute the logarithm of P at K pixels from logarithms, because p itself may be too small for a float."""
     image_K, row_K, column_K = places
     log_sum_K = np.full(len(image_K), -np.inf)
     for grid_Nhw in log_grids:
@@ -165,7 +165,7 @@ def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...
 
 @lru_cache(maxsize=64)
 def _interpolation(cells: int, pixels: int) -> ndarray:
-    """Matrix (pixels, cells) whose rows are the weights of the cells for one pixel; do not write into it."""
+    """Return the matrix (pixels, cells) of the cells' weights for each pixel; do not write into it."""
     matrix = np.zeros((pixels, cells))
     for cell, weight in _neighbours(cells, pixels):
         matrix[np.arange(pixels), cell] += weight
@@ -173,7 +173,7 @@ def _interpolation(cells: int, pixels: int) -> ndarray:
 
 
 def _neighbours(cells: int, pixels: int) -> tuple[tuple[ndarray, ndarray], tuple[ndarray, ndarray]]:
-    """For each pixel the cell before it and the one after it, each with its weight, (pixels,)."""
+    """Return for each pixel the cell before it and the one after it, each with its weight, (pixels,)."""
     # In integers, so that a pixel that lies on a cell has a weight of exactly 0 for the other one.
     before, rest = np.divmod(np.arange(pixels) * (cells - 1), max(pixels - 1, 1))
     weight = rest / max(pixels - 1, 1)

@@ -94,7 +94,7 @@ def unpack(
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """The members in the order of the archive; what is neither file nor folder is refused."""
+    """Yield the members in the order of the archive; refuse what is neither file nor folder."""
     # By the first bytes: a zip is otherwise known by its end, which a .tar has too if its last member is a zip.
     if _head(archive).startswith(ZIP_STARTS):
         return _zip_members(archive)

@@ -47,7 +47,7 @@ def cached(
     *,
     limit_bytes: int | None = None,
 ) -> ndarray:
-    """The array of `key`, made by `fill` if the cache does not have it.
+    """Return the array of `key`; `fill` makes it if the cache does not have it.
 
     Arguments:
         cache: Folder of the cache; made if missing.
@@ -118,7 +118,7 @@ def _reserve(file: int, n_bytes: int) -> None:
 
 
 def _open(folder: Path, shape: tuple[int, ...]) -> ndarray | None:
-    """The array of an entry; None if it is missing or damaged."""
+    """Open the array of an entry; None if it is missing or damaged."""
     try:
         facts = json.loads((folder / "entry.json").read_text("utf-8"))
         if tuple(facts["shape"]) != shape or os.path.getsize(folder / "images.npy") != facts["file_bytes"]:
@@ -138,7 +138,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> ndarray | None:
 
 
 def entries(cache: Path) -> list[Entry]:
-    """The cache's entries, least recently used first."""
+    """List the cache's entries, least recently used first."""
     found = []
     for facts_path in cache.glob("*/entry.json"):
         try:

@@ -26,7 +26,7 @@ SETTLED_NS = 2 * 10**9
 
 
 def category_digest(root: str | Path, category: str, memo: Path, *, dataset: str = "") -> str:
-    """Digest the files of a category in its owner's folder.
+    """Compute a digest of the files of a category in its owner's folder.
 
     Arguments:
         root: The data set's top folder, or the folder around it, or the CSV file of a `list`.
@@ -67,12 +67,12 @@ def content_digest(folders: Iterable[Path], memo: Path) -> str:
 
 
 def _file_of(path: Path) -> Path:
-    """The array of a mask that is one of its frames, else the path itself."""
+    """Return the file of the array if a mask is one of its frames, else the path itself."""
     return path.parent if path.parent.suffix == ".npy" and path.parent.is_file() else path
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, and links to nothing; a folder that links lead to twice is entered once.
+    """List all files below a folder, and links to nothing; a folder that links lead to twice is entered once.
 
     A file in place of a folder is given itself.
     """
@@ -91,7 +91,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _entry(path: Path, known: list[Any] | None) -> list[Any] | None:
-    """Size, times and hash of a file; None for a link to nothing or what cannot be read."""
+    """Return size, times and hash of a file; None for a link to nothing or an unreadable file."""
     try:
         status = path.stat()
         facts = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

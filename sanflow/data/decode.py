@@ -180,7 +180,7 @@ def load_page(image: Image.Image, data: bytes, number: int, max_megapixels: floa
 
 
 def _swapped(tile: tuple[object, ...]) -> tuple[object, ...] | None:
-    """The instruction to decode a tile of several 16-bit channels in the other byte order; None for other tiles."""
+    """Return how to decode a tile of several 16-bit channels in the other byte order; None for other tiles."""
     arguments = tile[3]
     mode = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""  # type: ignore[index]
     channels, _, order = mode.partition(";")
@@ -191,7 +191,7 @@ def _swapped(tile: tuple[object, ...]) -> tuple[object, ...] | None:
 
 
 def _to_rgb(page: Page, bits: int | None, file_format: str | None) -> Decoded:
-    """One scale for all images of a type, whatever is in them: a bright pixel may not darken the rest."""
+    """Scale all images of a type alike, because a bright pixel may not darken the rest."""
     image, values = page.image, page.sixteen_bits_HWC
     if image.mode == "I" and file_format == "TIFF":
         raise ValueError("32-bit integers, whose white is not known; save it with 8 or 16 bits")

@@ -81,7 +81,7 @@ def download(
 
 
 def dataset_folder(name: str, data_root: str | Path) -> Path:
-    """Where a downloaded data set lies: below `data_root`, or where its owner keeps it.
+    """Return the folder of a downloaded data set: below `data_root`, or where its owner keeps it.
 
     Raises:
         DataError: If it was not downloaded.
@@ -96,7 +96,7 @@ def dataset_folder(name: str, data_root: str | Path) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether the marker stands and the tree has as many files as it says; a deleted part is noticed."""
+    """Tell whether the marker exists and the folder has the number of files that it states."""
     marker = folder / MARKER
     if not marker.is_file():
         return False
@@ -106,7 +106,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _owners_tree(folder: Path) -> Path | None:
-    """The tree that its owner put into a data set's folder or keeps elsewhere; None where sanflow unpacked it, or none.
+    """Return the user's own folder of a data set, in its place or elsewhere; None if there is none.
 
     It may be a part of the data set, and it is never replaced.
     """
@@ -159,7 +159,7 @@ def _make(entry: DatasetEntry, folder: Path) -> None:
 
 
 def _package_folder(entry: DatasetEntry) -> Path:
-    """The folder of an installed Python package that carries a data set.
+    """Return the folder of an installed Python package that contains a data set.
 
     Raises:
         DataError: If it is not installed.
@@ -255,7 +255,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def _prepare(entry: DatasetEntry, root: Path, console: Console) -> None:
-    """Work that a data set needs once before it can be indexed."""
+    """Do the work that a data set needs once before it can be indexed."""
     if entry.layout == "shanghaitech_campus":
         with _progress(console, of_bytes=False) as progress:
             task = progress.add_task("decode training videos", total=None)

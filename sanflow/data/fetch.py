@@ -149,7 +149,7 @@ def _receive(url: str, part: Path, patience: Patience, report: Report) -> None:
 
 
 def _continues(response: requests.Response, start: int, part: Path) -> bool:
-    """Whether the answer goes on at `start`. If not, the part is thrown away unless it is whole already."""
+    """Tell whether the answer continues at `start`. If not, the part is deleted unless it is complete already."""
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match and int(match[1]) == start:
@@ -190,6 +190,6 @@ def _write(response: requests.Response, part: Path, start: int, total: int | Non
 
 
 def _short(error: Any) -> str:
-    """The innermost reason, without addresses of objects."""
+    """Return the innermost reason, without addresses of objects."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return re.sub(r"<[^>]* object at 0x[0-9a-f]+>:? ?", "", str(reason or error)) or type(error).__name__

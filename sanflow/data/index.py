@@ -77,7 +77,7 @@ class Index:
         return self.rows("test")
 
     def rows(self, split: str) -> pd.DataFrame:
-        """The rows of "train", "validation" or "test", numbered from 0."""
+        """Return the rows of "train", "validation" or "test", numbered from 0."""
         if split not in SPLITS:
             raise ValueError(f"Expected the split {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, but got {split!r}.")
         return self.table[self.table.split == split].reset_index(drop=True)
@@ -179,7 +179,7 @@ def write_index(index: Index, path: str | Path) -> None:
 
 
 def summary(index: Index) -> dict[str, Any]:
-    """What index.json holds."""
+    """Return the content of index.json."""
     table = index.table
     defective = table[table.label == 1]
     return {
@@ -242,7 +242,7 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
 
 
 def _leaks(table: pd.DataFrame) -> list[str]:
-    """Training images that are test images too, byte for byte."""
+    """List training images that are test images too, byte for byte."""
     trained = table[(table.split == "train") & (table.sha256 != "")].drop_duplicates("sha256")
     pairs = table[table.split == "test"].merge(trained, on="sha256", suffixes=("", "_train"))
     return [
@@ -299,7 +299,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def _types(table: pd.DataFrame) -> dict[str, type]:
-    """Type of each column, in the order of the file."""
+    """Return the type of each column, in the order of the file."""
     return COLUMNS | ({GROUP: str} if GROUP in table else {})
 
 

@@ -16,7 +16,7 @@ LITTER = re.compile(
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is known litter.
+    """Tell whether a file or folder of this name is made by an operating system.
 
     Example:
         >>> [name for name in (".DS_Store", "._001.png", "Thumbs.db", "001.png", ".001.png") if is_litter(name)]

@@ -73,7 +73,7 @@ def mask_files(folder: Path) -> list[Path]:
 
 
 def _pages(data: bytes, path: Path, max_megapixels: float) -> list[ndarray]:
-    """Levels of each page, (H, W, C) with one channel for grey and three for colour."""
+    """Return the levels of each page, (H, W, C) with one channel for grey and three for colour."""
     try:
         with open_limited(data, max_megapixels) as image:
             return [
@@ -101,7 +101,7 @@ def _levels(page: Page, info: dict[str | tuple[int, int], object]) -> ndarray:
 
 
 def _on_black(colour_HWC: ndarray, alpha_HW1: ndarray) -> ndarray:
-    """Lay a drawing on black; an alpha that is the same everywhere says nothing."""
+    """Draw a mask on black; an alpha channel of one value has no meaning."""
     if alpha_HW1.min() == alpha_HW1.max() > 0:
         return colour_HWC
     shown_HWC = (colour_HWC.astype(np.int64) * alpha_HW1 // np.iinfo(alpha_HW1.dtype).max).astype(colour_HWC.dtype)
@@ -114,7 +114,7 @@ def _on_black(colour_HWC: ndarray, alpha_HW1: ndarray) -> ndarray:
 
 
 def _doubts(levels_HWC: ndarray) -> list[str]:
-    """Why a page may not be two levels, background and defect."""
+    """Say why a page may not have two levels, background and defect."""
     if levels_HWC.shape[-1] == 1 or (levels_HWC == levels_HWC[..., :1]).all():
         grey_HW = levels_HWC[..., 0]
         if grey_HW.dtype.kind == "u":

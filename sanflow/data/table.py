@@ -88,7 +88,7 @@ def list_table(path: Path, category: str, dataset: str) -> Listing:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and cells of each line of the file, without blanks around them; missing cells are empty."""
+    """Yield number and cells of each line of the file, without blanks around them; missing cells are empty."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -36,7 +36,7 @@ class Vanished:
     empty: int = 0
 
     def warnings(self) -> list[str]:
-        """One sentence for each count that is not 0.
+        """Return one sentence for each count that is not 0.
 
         Example:
             >>> Vanished((64, 64), images=2, of_images=3, regions=2, of_regions=3).warnings()[0]

@@ -26,7 +26,7 @@ CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
 def with_bundled_weights(network: Network) -> Network:
-    """The network with the bundled weights as those to fetch, and their mean and standard deviation.
+    """Return the network set to use the bundled weights, with their mean and standard deviation.
 
     Raises:
         ConfigError: If no weights of this network are bundled.
@@ -40,7 +40,7 @@ def with_bundled_weights(network: Network) -> Network:
 
 
 def bundled_file() -> Path:
-    """Path of the installed file of weights, its SHA-256 checked.
+    """Return the path of the installed file of weights, its SHA-256 checked.
 
     Raises:
         WeightsError: If the package is not installed, or its file is missing or has other content.

@@ -83,7 +83,7 @@ class Encoder(nn.Module):
             self.feature_scales = values
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode whatever is asked, for a frozen network has no other."""
+        """Stay in eval mode for any argument, because a frozen network has no other."""
         return super().train(False)
 
     def normalise(self, images_B3HW: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Features of normalised images.
+        """Compute the features of normalised images.
 
         Arguments:
             images_B3HW: From `normalise`.
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         return [features_BChw / scale for features_BChw, scale in zip(features, self.feature_scales, strict=True)]
 
     def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of each scale's map for images of a size, found without computing the features.
+        """Find height and width of each scale's map for images of a size, without computing the features.
 
         Raises:
             ConfigError: If the network cannot take images of this size.

@@ -28,7 +28,7 @@ class Layout:
     stride: int
 
     def to_map(self, output: Tensor, image_size: Sequence[int]) -> Tensor:
-        """The tap's output as features_BChw; class and distillation tokens are dropped.
+        """Turn the tap's output into features_BChw; class and distillation tokens are dropped.
 
         Arguments:
             output: The tap's output in its own layout.

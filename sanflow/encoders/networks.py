@@ -63,7 +63,7 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
 
 def unknown_tap(tap: str, name: str, modules: Sequence[str]) -> ConfigError:
-    """The error for a tap that a network does not have, with the nearest names it has."""
+    """Make the error for a tap that a network does not have, with the nearest names it has."""
     near = get_close_matches(tap, modules, n=5, cutoff=0.3) or list(modules[-5:])
     return ConfigError(
         f"Expected `taps` to be layers of {name}, but it has none called {tap!r}. Near names: {', '.join(near)}."
@@ -71,14 +71,14 @@ def unknown_tap(tap: str, name: str, modules: Sequence[str]) -> ConfigError:
 
 
 def unknown_name(kind: str, wanted: str, known: Sequence[str]) -> ConfigError:
-    """The error for an architecture that a library does not have, with the nearest names it has."""
+    """Make the error for an architecture that a library does not have, with the nearest names it has."""
     near = get_close_matches(wanted, known, n=5, cutoff=0.3)
     hint = f"Near names: {', '.join(near)}." if near else f"It has {len(known)} others."
     return ConfigError(f"Expected the name of a {kind} model, but got {wanted!r}. {hint}")
 
 
 def last_taps(taps: Sequence[str], name: str, scales: int) -> list[str]:
-    """The last `scales` of an encoder's own taps.
+    """Return the last `scales` of an encoder's own taps.
 
     Raises:
         ConfigError: If it has fewer.

@@ -13,7 +13,7 @@ from sanflow.errors import DataError
 
 
 def measure_feature_scales(encoder: Encoder, batches: Iterable[Tensor]) -> list[float]:
-    """Standard deviation of each scale over images, channels and locations, before any division.
+    """Measure the standard deviation of each scale over images, channels and locations, before any division.
 
     Arguments:
         encoder: Its current `feature_scales` do not matter.

@@ -53,7 +53,7 @@ class TappedNetwork(nn.Module):
             network.get_submodule(tap).register_forward_hook(_Catch(tap, len(self.taps)))
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Outputs of the taps, in the order of the taps.
+        """Return the outputs of the taps, in the order of the taps.
 
         Raises:
             ConfigError: If a tap never runs.
@@ -100,7 +100,7 @@ def without_in_place(network: nn.Module) -> None:
 
 
 def shapes_at_taps(network: nn.Module, height: int, width: int) -> list[tuple[int, ...]]:
-    """Shapes of the taps' outputs for one image, found without computing anything.
+    """Find the shapes of the taps' outputs for one image, without computing anything.
 
     Arguments:
         network: A module that gives a list of tensors.

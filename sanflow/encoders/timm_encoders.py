@@ -22,7 +22,7 @@ ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img
 
 
 def create_timm(model: str, seed: int, random: bool) -> Network:
-    """A network of timm, with random weights.
+    """Create a network of timm, with random weights.
 
     Arguments:
         model: `<architecture>.<tag>`.
@@ -78,7 +78,7 @@ def _split(model: str) -> tuple[str, str | None]:
 
 
 def _create(model: str, fixed: bool, arguments: dict[str, Any]) -> tuple[nn.Module, bool]:
-    """The network without its classifier, and whether it takes images of any size."""
+    """Create the network without its classifier; also return whether it takes images of any size."""
     import timm
 
     if fixed:

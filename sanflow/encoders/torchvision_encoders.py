@@ -43,7 +43,7 @@ class _Extracted(nn.Module):
 
 
 def create_torchvision(model: str, seed: int) -> Network:
-    """A network of torchvision, with random weights.
+    """Create a network of torchvision, with random weights.
 
     Arguments:
         model: `<architecture>` or `<architecture>.<weights>`, such as `resnet18.IMAGENET1K_V1`.

@@ -23,12 +23,12 @@ COUNTER = "num_batches_tracked"
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids to use the network."""
+    """Tell whether HF_HUB_OFFLINE forbids the use of the network."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def cannot_get(name: str, reason: str, source: str) -> WeightsError:
-    """The error for pretrained weights that cannot be had, with the way round it."""
+    """Make the error for pretrained weights that cannot be fetched, with a workaround."""
     return WeightsError(
         f"Expected to get the pretrained weights of {name}, but {reason}. Where there is a network, fetch {source}; "
         "then copy the file here and set `weights: <file>`, or set `weights: random` for a test without meaning."
@@ -36,7 +36,7 @@ def cannot_get(name: str, reason: str, source: str) -> WeightsError:
 
 
 def fetch_url(url: str, name: str) -> Path:
-    """Path of a weight file of the internet, from torch's cache or downloaded into it and checked.
+    """Return the path of a weight file of the internet, from torch's cache or downloaded into it and checked.
 
     Arguments:
         url: Its address; eight or more hexadecimal digits before the suffix are the start of its SHA-256.
@@ -137,7 +137,7 @@ def _describe(content: Any) -> str:
 
 
 def in_heads(key: str, heads: Iterable[str]) -> bool:
-    """Whether a key of a state_dict, or a module's name, belongs to one of the classifier's modules."""
+    """Tell whether a key of a state_dict, or a module's name, belongs to one of the classifier's modules."""
     return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 
@@ -185,7 +185,7 @@ def fit_weights(
 
 
 def _without_prefix(state: Mapping[str, Tensor], module: nn.Module) -> tuple[str, dict[str, Tensor]]:
-    """The prefix that all names have and the network's own have not, and the tensors without it."""
+    """Return the prefix that all names have and the network's own do not, and the tensors without it."""
     removed, given = "", dict(state)
     foreign = [prefix for prefix in PREFIXES if not any(key.startswith(prefix) for key in module.state_dict())]
     while prefix := next((p for p in foreign if given and all(key.startswith(p) for key in given)), ""):
@@ -212,7 +212,7 @@ def _some(keys: list[str], limit: int = 6) -> str:
 
 
 def weights_digest(state: Mapping[str, Tensor], heads: Iterable[str] = ()) -> str:
-    """SHA-256 over names, types, shapes and values of the weights, whatever file they came in.
+    """Compute the SHA-256 over names, types, shapes and values of the weights, independent of the file format.
 
     Two networks with the same digest give the same features. The classifier and BatchNorm's counters do not count,
     so timm's, torchvision's and the authors' copies of the same ResNet agree.
