@@ -1,4 +1,4 @@
-"""`results/<benchmark>/benchmark.json`: the name of a benchmark, its parts and their order, and whose results they are.
+"""Write and read `results/<benchmark>/benchmark.json`: name, parts and their order, and the owner of the results.
 
 Written when the benchmark begins, so that tables made by hand show what the workflow's show and name what is missing,
 and tracking finds the benchmark's runs from any process.
@@ -66,7 +66,7 @@ def read_outline(results: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def claim(results: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Read the outline, after its owner was brought up to date.
+    """Update the owner in the outline, and read it.
 
     Runs at a tracking server belong to a user and a results folder by `owner.id`. A folder that was moved keeps its id;
     a copy, or another user, gets a new one, so that two of them never write into one run.

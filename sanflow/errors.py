@@ -1,6 +1,6 @@
-"""The errors a user can meet, each with the exit code of the command that met it.
+"""The errors that a user can see, each with the exit code of the command that raises it.
 
-A message says what was expected, what was found and what to do. Anything else that escapes is a defect of
+A message says what was expected, what was found and what to do. Any other exception is a defect of
 sanflow and shows its traceback (exit code 1).
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class SanflowError(Exception):
-    """Root of all errors that a user can mend; never raised itself."""
+    """Base class of all errors that a user can correct; never raised itself."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class WeightsError(SanflowError):
 
 
 class DeviceError(SanflowError):
-    """The demanded device is missing or cannot be used."""
+    """The required device is missing or cannot be used."""
 
     exit_code = 5
 
@@ -57,7 +57,7 @@ class TrainingError(SanflowError):
 
 
 class OutOfMemoryError(SanflowError):
-    """The memory of the GPU or of the machine does not suffice."""
+    """The memory of the GPU or of the machine is too small."""
 
     exit_code = 9
 

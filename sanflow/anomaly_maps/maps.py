@@ -1,4 +1,4 @@
-"""From a scores file to anomaly maps: fusion of its scales, at the resolution that is asked for.
+"""Make anomaly maps from a scores file: fusion of its scales, at any resolution.
 
 A map is higher where the image is more anomalous; an image's score is the maximum of its map. Two fusions exist:
 `calibrated` (a map depends on its image alone) and `testset` (as SANFlow's authors released it; it needs all images).
@@ -40,7 +40,7 @@ def fused(
     """Make anomaly maps that depend on their own image alone.
 
     Arguments:
-        kind: What a number of the grids means.
+        kind: Meaning of the numbers in the grids.
         grids: Name of a scale -> (N, h, w).
         constants: Name of a scale -> the constant that calibrates it; none for finished maps.
         size: (H, W) of the maps.

@@ -1,4 +1,4 @@
-"""Validate settings strictly; report every fault with its key and the nearest valid name."""
+"""Validate settings strictly; report every error with its key and the nearest valid name."""
 
 import datetime
 import reprlib
@@ -24,7 +24,7 @@ def validated(model: type[Checked], values: Mapping[str, Any], source: str) -> C
     """Check values against a model.
 
     Arguments:
-        model: What the values must fit.
+        model: The model that the values must match.
         values: As read from YAML.
         source: Where they come from, for the message.
 

@@ -1,7 +1,7 @@
 """Digest the content of a user's folders; hash a file again only once it has changed.
 
-Snakemake reruns `index` when this digest changes: for a repainted mask of the same name and size too, but not for a
-touched file. Symlinked folders are followed, each once.
+Snakemake reruns `index` when this digest changes: also for a repainted mask of the same name and size, but not for a
+file with a new time only. Symlinked folders are followed, each once.
 """
 
 import json
@@ -51,7 +51,7 @@ def content_digest(folders: Iterable[Path], memo: Path) -> str:
 
     Arguments:
         folders: May be missing; also files.
-        memo: JSON file that keeps the hash of each file with its size and times. Not written where nobody may write.
+        memo: JSON file that keeps the hash of each file with its size and times. Not written in a read-only folder.
     """
     known, facts, fresh = _read(memo), [], {}
     files = [(folder, path) for folder in folders for path in sorted(_files(folder))]
@@ -74,7 +74,7 @@ def _file_of(path: Path) -> Path:
 def _files(folder: Path) -> Iterator[Path]:
     """List all files below a folder, and links to nothing; a folder that links lead to twice is entered once.
 
-    A file in place of a folder is given itself.
+    If `folder` is a file, only that file is listed.
     """
     if folder.is_file():
         yield folder
@@ -114,5 +114,5 @@ def _write(memo: Path, content: dict[str, list[Any]]) -> None:
     try:
         with atomic_path(memo) as temporary:
             temporary.write_text(json.dumps(content), "utf-8")
-    except StorageError:  # results that are only read
+    except StorageError:  # results are read-only
         return

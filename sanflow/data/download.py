@@ -1,8 +1,8 @@
-"""Bring a data set to `<data_root>/<name>`, whole or not at all: fetched and unpacked, made, or found there.
+"""Make a data set complete in `<data_root>/<name>`, or leave it absent: fetched and unpacked, made, or found there.
 
 An archive is fetched to <data_root>/.archives, checked, unpacked to a hidden folder and renamed; the marker
-.sanflow.json is written last. So a tree at the final path is never half of one, and a tree without a marker is one
-that its owner put there.
+.sanflow.json is written last. So a folder at the final path is always complete, and a folder without a marker was put
+there by the user.
 """
 
 import importlib.util
@@ -45,8 +45,8 @@ def download(
     Arguments:
         name: A name of the registry.
         data_root: Folder of all data sets.
-        mirrors: In place of the registry's: addresses, file:// addresses, paths of archives, or folders that hold the
-            unpacked data set (used where they lie) or its archive.
+        mirrors: Instead of the registry's: addresses, file:// addresses, paths of archives, or folders that hold the
+            unpacked data set (used where they are) or its archive.
         offline: Open no connection; what is missing is an error.
         patience: How long to try each mirror.
         console: Where licence and progress are shown; standard error if unset.
@@ -55,13 +55,13 @@ def download(
         The marker, `<data_root>/<name>/.sanflow.json`.
 
     Raises:
-        DataError: If the data set cannot be had; says how to get it.
+        DataError: If the data set cannot be obtained; says how to get it.
         StorageError: If there is no space.
     """
     entry = dataset_entry(name)
     folder = Path(data_root) / name
     console = console or Console(stderr=True)
-    if _is_complete(folder):  # also where nobody may write
+    if _is_complete(folder):  # checked first, because the folder may be read-only
         return folder / MARKER
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def _mark(entry: DatasetEntry, folder: Path, root: Path | str, **facts: Any) -> 
 
 
 def _adopt(entry: DatasetEntry, folder: Path, root: Path, console: Console) -> None:
-    """Take a tree that its owner unpacked, below the data root or elsewhere; checks that it is this data set."""
+    """Use a folder that the user unpacked, below the data root or elsewhere; check that it is this data set."""
     located = locate(root, entry.probes, entry.title)
     _show_licence(entry, console)
     _prepare(entry, located, console)
@@ -243,7 +243,7 @@ def _unpack_archive(
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename a finished tree to its place; an incomplete one that stands there goes."""
+    """Rename a finished folder to its final name; an incomplete one of that name is removed."""
     if folder.exists():
         doomed = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)

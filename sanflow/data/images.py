@@ -1,7 +1,8 @@
 """The images and masks of an index as arrays, resized once and kept in the cache.
 
 Shapes: N images, H height, W width. Images are uint8 RGB, masks are bool.
-Training and foreign images are resized bilinearly, validation and test images by Lanczos, masks by nearest neighbour.
+Training images, and those from which synthetic anomalies take texture, are resized bilinearly, validation and test
+images by Lanczos, masks by nearest neighbour.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How each data set's own folders become rows: one function per layout, from the files' names alone.
+"""List the images of each registered data set: one function per layout, from the files' names alone.
 
 A row names its image and mask by paths relative to the data set's top folder. A mask is
 - "" for a defect-free image,
@@ -6,7 +6,7 @@ A row names its image and mask by paths relative to the data set's top folder. A
 - a folder, whose images are joined (MVTec LOCO has several masks per image), or
 - `<file>.npy/<frame>`, one frame of an array (frames, height, width) (ShanghaiTech Campus).
 
-A layout never decides silently: what does not fit goes into `problems`, and what it does not use into `leftovers`. The
+A layout reports everything: what does not fit is in `problems`, and unused files are in `leftovers`. The
 index reports both together. Names are compared in their normal form (see `sanflow.config.names.normal_form`).
 """
 
@@ -150,8 +150,8 @@ def _elpv(root: Path, category: str) -> Listing:
 def _shanghaitech_campus(root: Path, category: str) -> Listing:
     """Read a scene: {training,testing}/frames/<scene>_*/*.jpg; training frames are decoded from training/videos.
 
-    testing/test_frame_mask/<clip>.npy tells for each frame whether it is abnormal, testing/test_pixel_mask/<clip>.npy
-    where: an array (frames, height, width).
+    testing/test_frame_mask/<clip>.npy says for each frame whether it is abnormal. testing/test_pixel_mask/<clip>.npy
+    says where: an array (frames, height, width).
     """
     listing = Listing()
     for clip in folders(root / "training" / "frames"):

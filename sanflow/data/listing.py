@@ -1,4 +1,4 @@
-"""What a layout finds in a data set's folders, and the small functions that layouts share."""
+"""The listing that a layout makes of a data set's folders, and small functions that layouts share."""
 
 import functools
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Listing:
-    """Rows, and what does not fit.
+    """The images of a category, and the problems found.
 
     Arguments:
         rows: The images.

@@ -5,7 +5,7 @@ A mask is named by a reference relative to the data set's top folder:
 - a folder, whose files are joined (MVTec LOCO has several masks per image), or
 - `<file>.npy/<frame>`, one frame of an array (frames, height, width). No file can have that path.
 
-A pixel counts by its colour, not by its index in a palette. Background is black or transparent.
+A pixel is judged by its colour, not by its index in a palette. Background is black or transparent.
 
 Shapes: H height, W width, C channels.
 """
@@ -31,7 +31,7 @@ class Mask:
     Arguments:
         defect_HW: (H, W) bool, True where defective.
         sha256: Digest of the bytes of its files, or of its frame.
-        doubts: Why its files may mean something else: they have other levels than background and defect.
+        doubts: Why its files may be misread: they have other levels than background and defect.
     """
 
     defect_HW: ndarray
@@ -133,9 +133,9 @@ def _doubts(levels_HWC: ndarray) -> list[str]:
         return []
     some = ", ".join(shown if len(shown) <= SHOWN_LEVELS else [*shown[: SHOWN_LEVELS - 1], "...", shown[-1]])
     return [
-        f"expected a mask of two {kind}s, black and one other, but found {len(levels)}: {some}. Mend the mask, or set "
-        "`mask_above` for the data set: the value above which a pixel is defective (its brightest channel), 127 for "
-        "soft edges, 0 where all but black is defective"
+        f"expected a mask of two {kind}s, black and one other, but found {len(levels)}: {some}. Correct the mask, or "
+        "set `mask_above` for the data set: the value above which a pixel is defective (its brightest channel), 127 "
+        "for soft edges, 0 where all but black is defective"
     ]
 
 

@@ -1,9 +1,9 @@
-"""The built-in data set: three photographed textures in crops, half of the test crops with a defect.
+"""Make the built-in data set: crops of three photographed textures, half of the test crops with a defect.
 
 Brick, grass and gravel are the 512 x 512 grey photographs that scikit-image carries. The middle columns of a photograph
 are cut into test crops, the outer columns into training crops, so no pixel is in both. Everything follows from one
-seed, in integer arithmetic and with a PNG writer of its own, so that the files are the same bytes on every machine.
-The defects are frozen: a test holds their digests, and no encoder is tuned by changing them.
+seed, in integer arithmetic and with a separate PNG writer, so that the files are the same bytes on every machine.
+The defects never change: a test compares their digests.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from numpy.random import RandomState
 
 from sanflow.errors import DataError
 
-# Digests of the decoded photographs, because another release of scikit-image may carry others.
+# Digests of the decoded photographs, because another release of scikit-image may contain others.
 PHOTOGRAPHS = {
     "brick": "664a145c5253f0d66db1a12776785f0ea35a44cc7447ffc933f6d6118dc58643",
     "grass": "b18dae4c68bf850a7a7b28a29d1846c76be890665117b57fd125fe29c4d4ede6",

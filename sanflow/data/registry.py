@@ -1,6 +1,6 @@
-"""What is known of each data set: where it comes from, what it must hash to, which categories it has.
+"""The registered data sets: where each comes from, its hash, and its categories.
 
-The facts stand in resources/datasets.yaml; a data set of the user's own (`kind: folder`) is read
+The facts are in resources/datasets.yaml; a data set of the user's own (`kind: folder`) is read
 from its folder.
 """
 

@@ -1,4 +1,4 @@
-"""List the images of a data set that its user describes in one CSV file (`kind: list`), whatever its folders look like.
+"""List the images of a data set that the user describes in one CSV file (`kind: list`), for any layout of folders.
 
 Columns: image, split (train, validation, test), label (0 good, 1 defective); optionally mask, defect_type, group,
 category. Paths are relative to the CSV file's folder.

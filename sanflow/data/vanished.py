@@ -17,7 +17,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 @dataclass(frozen=True)
 class Vanished:
-    """What the resizing of masks loses.
+    """Counts of defects that the resizing of masks loses.
 
     Arguments:
         size: Height and width after resizing.

@@ -21,7 +21,7 @@ VERSION = "0.1.0"
 FILE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MEAN = STD = (0.5, 0.5, 0.5)
-"""How the images were normalised in the training of these weights, whatever timm says of the tag's own."""
+"""Mean and standard deviation with which these weights were trained; timm lists others for this tag."""
 CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 

@@ -1,4 +1,4 @@
-"""The frozen feature extractor that the rest of sanflow sees.
+"""The frozen feature extractor that the rest of sanflow uses.
 
 Suffixes: B images, C channels of a scale, H and W image height and width, h and w map height and width.
 """
@@ -22,16 +22,16 @@ class Encoder(nn.Module):
 
     Arguments:
         network: A module that gives the taps' outputs as a list.
-        layouts: What each tap gives.
-        mean: What the images' three channels are reduced by, in the range [0, 1].
-        std: What they are divided by afterwards.
-        identity: What decides the features: name, tag, taps, padding, digest of the weights and so on.
+        layouts: Layout of each tap's output.
+        mean: Subtracted from the images' three channels, which are in [0, 1].
+        std: They are divided by this afterwards.
+        identity: Facts that decide the features: name, tag, taps, padding, digest of the weights and so on.
         fixed_size: The one height and width it takes, if it takes only one.
 
     Attributes:
         channels: Channels of each scale.
         strides: Image pixels per map location of each scale.
-        feature_scales: What each scale is divided by, or None.
+        feature_scales: Number by which each scale is divided, or None.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the features, as plain values for the checkpoint and the provenance."""
+        """Facts that decide the features, as plain values for the checkpoint and the provenance."""
         return {**self._identity, "feature_scales": self.feature_scales}
 
     def set_feature_scales(self, feature_scales: Sequence[float] | None) -> None:
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def normalise(self, images_B3HW: Tensor) -> Tensor:
-        """Bring images in [0, 1] to the mean and spread that the network was trained with, in the fastest layout."""
+        """Normalise images in [0, 1] by the network's mean and standard deviation, in the fastest memory layout."""
         constants = torch.tensor([self.mean, self.std], dtype=images_B3HW.dtype)
         mean_3, std_3 = constants.to(images_B3HW.device, non_blocking=True)
         return ((images_B3HW - mean_3[:, None, None]) / std_3[:, None, None]).contiguous(memory_format=MEMORY_FORMAT)
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
                 f"but got {height} x {width}. Choose such an `input_size`."
             )
         deepest = max(self.strides)
-        # A map of one cell has nothing to reflect.
+        # A map of one cell cannot be padded by reflection.
         if self._identity.get("padding") == "reflect" and min(height, width) <= deepest:
             raise ConfigError(
                 f"Expected images of more than {deepest} pixels for {name}, which pads by reflection at stride "

@@ -1,4 +1,4 @@
-"""Measure how far each scale's features spread, so that a flow can be given features of spread one.
+"""Measure the standard deviation of each scale's features, so that it can be divided out before a flow.
 
 Suffixes: B images, C channels of a scale, h and w map height and width.
 """

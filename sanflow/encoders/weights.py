@@ -17,7 +17,7 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs keep the weights beside other things."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before the name of every tensor of the network that they wrap."""
+"""Prefixes that DataParallel and torch.compile add to the name of every tensor of the network that they wrap."""
 COUNTER = "num_batches_tracked"
 """BatchNorm's step counter: absent from old files and without meaning in eval mode."""
 
@@ -119,7 +119,7 @@ def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
     except OSError:
         start = b""
     if start.startswith(b"<"):
-        return "it is a web page that was saved in place of the weights (of a login, or of a wrong address)."
+        return "it is a web page that was saved instead of the weights (a login page, or a wrong address)."
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS; `git lfs pull` fetches the file itself."
     if isinstance(error, UnpicklingError):
@@ -152,7 +152,7 @@ def fit_weights(
     """Load weights so that every tensor but the classifier's has one place, and every place its tensor.
 
     Arguments:
-        module: What to fill.
+        module: The network to fill.
         state: Named tensors.
         heads: Modules of the classifier, whose tensors may be missing or left over.
         source: Where the weights come from, for the message.
@@ -172,7 +172,7 @@ def fit_weights(
     if convert is not None and _differences(module, given, heads):
         try:
             given, converted = dict(convert(given, module)), True
-        except Exception:  # a foreign converter may fail in any way on foreign names: then the names are the message
+        except Exception:  # a converter may fail in any way on unknown names, which the message below lists
             given = dict(state)
     if differences := _differences(module, given, heads):
         raise WeightsError(
