@@ -1,11 +1,11 @@
-# Two commands need nothing but Python 3.11+ and make: `make demo` and `make test`.
+# `make demo` and `make test` need only Python 3.11+ and make; they install the rest.
 
 PYTHON ?= python3
 VENV := .venv
 BENCHMARK ?= demo
 INSTALLED := $(VENV)/.installed
 
-# Rules of the workflow call `sanflow`, so the environment's commands come first.
+# Rules of the workflow call `sanflow`, so the environment's commands come first in PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-install: $(INSTALLED) ## Make .venv with everything in it.
+install: $(INSTALLED) ## Make .venv and install everything in it.
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 install" if sys.version_info < (3, 11) else 0)'
@@ -31,7 +31,7 @@ demo: install ## Run the demo benchmark, write its report, print its table and t
 report: install ## Write results/<BENCHMARK>/report.html from a finished run.
 	snakemake --config benchmark=$(BENCHMARK) --report results/$(basename $(notdir $(BENCHMARK)))/report.html
 
-test: install ## Run the tests that need no server and no patience.
+test: install ## Run the fast tests, which need no server.
 	pytest -q -n 2 --dist worksteal -m "not slow and not server and not cluster and not browser"
 
 test-all: install ## Run every test; starts real servers on loopback (see CONTRIBUTING.md).

@@ -1,7 +1,7 @@
-# The benchmark as a table of contents: configuration, rules, what is wanted in the end.
+# An overview of the benchmark: configuration, rules, and the final outputs.
 #
-# What runs is said by config/config.yaml and the benchmark file it names; how and where, by a profile. All paths
-# count from the folder in which snakemake is started (or from --directory).
+# config/config.yaml and the benchmark file that it names say what runs; a profile says how and where. All paths
+# are relative to the folder in which snakemake is started (or to --directory).
 from snakemake.utils import min_version
 
 min_version("9.19")
@@ -17,7 +17,7 @@ container: "docker://ghcr.io/sanflow/sanflow:0.1.0"
 include: "workflow/rules/common.smk"
 
 
-# The report's text sees the configuration alone.
+# The report's text can read the configuration only.
 config["results"] = RESULTS_FOLDER
 if Path(RESULTS_FOLDER, "explorer", "summary.html").exists():
 
@@ -39,7 +39,7 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
-    """Everything the benchmark promises: the metrics of each job, the tables, the figures and the explorer."""
+    """Ask for all outputs of the benchmark: metrics of each job, tables, figures and the explorer."""
     default_target: True
     input:
         metrics=PLAN.files_of_jobs("metrics.json"),
@@ -54,14 +54,14 @@ rule all:
             for ending in ("png", "pdf")
             if not REPORTING or Path(RESULTS_FOLDER, "figures", kind, dataset, f"{category}.{ending}").exists()
         ],
-    # Shown in place of all the files above, which are one line of 30,000 characters for the paper's benchmark.
+    # Replaces the list of all files above, which is a line of 30,000 characters for the paper's benchmark.
     message:
         "The benchmark: metrics of all jobs, tables, figures, explorer"
 
 
-# What a job would stumble over later stops the benchmark here. The mirror in MLflow is made before jobs fan out, and
-# closed with the truth about how the benchmark ended. No rule depends on it, so neither a server that is away nor a
-# deleted database reruns or stops anything.
+# Errors that can be known before the first job stop the benchmark here. The runs in MLflow are made before jobs start at the
+# same time, and get the benchmark's final status at the end. No rule depends on MLflow, so a server that cannot be reached,
+# or a deleted database, neither stops a job nor makes it run again.
 onstart:
     shell("sanflow check {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q} --quiet")
     shell("sanflow track init {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q}")
@@ -72,7 +72,7 @@ onsuccess:
     shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q} {models:q}")
 
 
-# Modules have no handlers: a workflow that imports this one calls the commands itself, if it wants them.
+# Snakemake runs no handlers of modules: a workflow that imports this one must call the commands itself.
 onerror:
     shell("sanflow finished {RESULTS_FOLDER:q} || true")
     shell("sanflow track publish {BENCHMARK_FILE:q} --results {RESULTS_FOLDER:q} --failed")

@@ -1,4 +1,4 @@
-"""`results/<benchmark>/benchmark.json`: the name of a benchmark, its parts and their order, and whose results they are.
+"""Write and read `results/<benchmark>/benchmark.json`: name, parts and their order, and the owner of the results.
 
 Written when the benchmark begins, so that tables made by hand show what the workflow's show and name what is missing,
 and tracking finds the benchmark's runs from any process.
@@ -56,7 +56,7 @@ def write_outline(
 
 
 def read_outline(results: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The outline of a benchmark, or None where none was written.
+    """Read the outline of a benchmark; None if there is none.
 
     Raises:
         IntegrityError: If the file is damaged.
@@ -66,7 +66,7 @@ def read_outline(results: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def claim(results: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Read the outline, after its owner was brought up to date.
+    """Update the owner in the outline, and read it.
 
     Runs at a tracking server belong to a user and a results folder by `owner.id`. A folder that was moved keeps its id;
     a copy, or another user, gets a new one, so that two of them never write into one run.
@@ -101,7 +101,7 @@ def _owner(results: Path, known: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _is_copy(results: Path, known: Mapping[str, str]) -> bool:
-    """Whether the folder from which the results come is still there, as another one."""
+    """Tell whether the results are a copy: the folder from which they come still exists elsewhere."""
     original = Path(known["folder"], FILE)
     return original.exists() and not original.samefile(results / FILE) and known["id"] in original.read_text("utf-8")
 
@@ -114,7 +114,7 @@ def _user() -> str:
 
 
 def position(name: str, order: Sequence[str]) -> tuple[int, str]:
-    """A key that sorts names as in `order`; what is not in it comes last, by the alphabet.
+    """Return a key that sorts names as in `order`; names that are not in it come last, alphabetically.
 
     Example:
         >>> sorted(["b", "c", "a"], key=lambda name: position(name, ["c"]))

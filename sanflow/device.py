@@ -26,7 +26,7 @@ def choose_device(wish: str) -> torch.device:
 
     Raises:
         ConfigError: If it is none of the three.
-        DeviceError: If torch sees no GPU although one is demanded, or `sanflow gpu-exec` gave one to this job.
+        DeviceError: If torch finds no GPU although one is required, or `sanflow gpu-exec` gave one to this job.
 
     Example:
         >>> choose_device("cpu")
@@ -91,12 +91,12 @@ def usable_precision(wish: Precision, device: torch.device) -> Precision:
 
 
 def multiplies_tf32(device: torch.device) -> bool:
-    """Whether the device has matrix instructions for TF32: NVIDIA's GPUs since Ampere."""
+    """Tell whether the device has matrix instructions for TF32: NVIDIA's GPUs since Ampere."""
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device has matrix instructions for bf16."""
+    """Tell whether the device has matrix instructions for bf16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(_cpu_has(name) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
@@ -131,11 +131,10 @@ def tf32(allowed: bool) -> Iterator[None]:
 def repeatable(seconds_matter: bool = True) -> Iterator[None]:
     """Make the same inputs give the same bits, on one machine with one number of threads.
 
-    fp32 means fp32: no TF32 in products or convolutions, but where `autocast("tf32", ...)` asks for it.
+    fp32 has full precision: no TF32 in products or convolutions, except where `autocast("tf32", ...)` asks for it.
 
     Arguments:
-        seconds_matter: Also keep freed memory of the CPU for the next step, which saves the page faults of giving it
-            back and asking again.
+        seconds_matter: Also keep freed memory of the CPU for the next step, which saves page faults of new mappings.
     """
     # cuBLAS reads it when its first handle is created.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -152,7 +151,7 @@ def repeatable(seconds_matter: bool = True) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory, in place of a new mapping (and a page fault per 4 KiB) for each large tensor."""
+    """Make glibc keep freed memory; otherwise each large tensor is mapped again, with a page fault per 4 KiB."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         m_trim_threshold, m_mmap_max = -1, -4

@@ -1,6 +1,6 @@
-"""The errors a user can meet, each with the exit code of the command that met it.
+"""The errors that a user can see, each with the exit code of the command that raises it.
 
-A message says what was expected, what was found and what to do. Anything else that escapes is a defect of
+A message says what was expected, what was found and what to do. Any other exception is a defect of
 sanflow and shows its traceback (exit code 1).
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class SanflowError(Exception):
-    """Root of all errors that a user can mend; never raised itself."""
+    """Base class of all errors that a user can correct; never raised itself."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class WeightsError(SanflowError):
 
 
 class DeviceError(SanflowError):
-    """The demanded device is missing or cannot be used."""
+    """The required device is missing or cannot be used."""
 
     exit_code = 5
 
@@ -57,13 +57,13 @@ class TrainingError(SanflowError):
 
 
 class OutOfMemoryError(SanflowError):
-    """The memory of the GPU or of the machine does not suffice."""
+    """The memory of the GPU or of the machine is too small."""
 
     exit_code = 9
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or nothing where none is near.
+    """Return the end of a message about an unknown name: the nearest known one, or nothing if none is near.
 
     Example:
         >>> did_you_mean("brik", ["brick", "grass"])
@@ -74,7 +74,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def not_among(expected: str, known: Iterable[str], name: str) -> ConfigError:
-    """The error for a name that is none of the known ones, all of them listed.
+    """Make the error for a name that is not one of the known ones, which are all listed.
 
     Example:
         >>> str(not_among("a texture among", ["brick", "grass"], "brik"))

@@ -1,6 +1,6 @@
 """Write a file whole or not at all; read JSON; hash a file.
 
-Every output of sanflow goes through `atomic_path`: a killed job leaves the previous file or none, never half of one.
+Every output of sanflow goes through `atomic_path`: a killed job leaves the previous file or none, never a part of one.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's word for a full or read-only disk into a `StorageError` that names the file.
+    """Turn the operating system's error for a full or read-only disk into a `StorageError` that names the file.
 
     Raises:
         StorageError: If the block fails because the disk is full or the folder cannot be written.
@@ -49,7 +49,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it to disk and rename it, on failure remove it.
 
     Arguments:
-        path: Where the file shall stand in the end; its folder is made.
+        path: Final path of the file; its folder is made.
 
     Raises:
         StorageError: If the disk is full or the folder cannot be written.
@@ -108,13 +108,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resource(name: str) -> Path:
-    """Path of a file that ships with sanflow, from the installed package or the checkout.
+    """Return the path of a file that is part of sanflow, from the installed package or the checkout.
 
     Arguments:
         name: Path below `resources/`: "datasets.yaml".
@@ -130,7 +130,7 @@ def require_free_space(folder: str | os.PathLike[str], n_bytes: int, purpose: st
     Arguments:
         folder: Where something will be written.
         n_bytes: How many bytes it needs.
-        purpose: What for, as it reads in the message: "the archive of mvtec_ad".
+        purpose: Text for the message that says what needs the room, such as "the archive of mvtec_ad".
 
     Raises:
         StorageError: If there is less free space than that.

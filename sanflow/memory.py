@@ -1,6 +1,6 @@
-"""What to do when memory runs out: compute smaller batches, or raise an error that says how to need less.
+"""Handle a lack of memory: compute smaller batches, or raise an error that says how to need less.
 
-Torch is not imported here: its error is recognised by what it says, so that every command can report it.
+Torch is not imported here: its error is recognised by its text, so that every command can report it.
 """
 
 import logging
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# How torch and the libraries that it calls say it, beside the types MemoryError and torch.OutOfMemoryError.
+# Texts of errors of torch and its libraries, in addition to the types MemoryError and torch.OutOfMemoryError.
 SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory of the GPU or of the machine ran out.
+    """Tell whether an error means that memory of the GPU or of the machine ran out.
 
     Example:
         >>> is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB."))
@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException) -> OutOfMemoryError:
     """Make the error for memory that ran out, with what to do about it."""
-    # Torch goes on with its allocator's bookkeeping, and which variables of it may be set.
+    # After this, torch's message describes the state of its allocator and variables that may be set.
     reported = str(error).split("\n", 1)[0].split(" Of the allocated memory")[0].strip() or type(error).__name__
     return OutOfMemoryError(
         f"Expected enough memory, but got: {reported} To need less, lower `batch_size` (training) or `input_size`, or "
@@ -47,7 +47,7 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError:
 def batches_that_fit(n: int, batch_size: int, compute: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
     """Compute n items in batches, with half the batch size each time that memory runs out.
 
-    What is computed already is kept, and the smaller batch size holds for the rest. So results may depend on the
+    Finished results are kept, and the smaller batch size is used for the rest. So results may depend on the
     batch size only by rounding.
 
     Arguments:
@@ -85,8 +85,8 @@ def batches_that_fit(n: int, batch_size: int, compute: Callable[[slice], Result]
             start = part.stop
             yield part, result
             continue
-        # Here the error is gone, and with it the tensors that its traceback held.
-        logger.warning("Out of memory with batches of %d: going on with batches of %d.", size, batch_size)
+        # Here the error is freed, and with it the tensors that its traceback held.
+        logger.warning("Out of memory with batches of %d: continuing with batches of %d.", size, batch_size)
         _give_back_unused()
 
 

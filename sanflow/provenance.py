@@ -1,7 +1,7 @@
-"""Where a number comes from: digests of code and configuration, versions, the machine. Opens no model.
+"""Record where a number comes from: digests of code and configuration, versions, the machine.
 
-`code_digest` is what Snakemake watches: an edit of a figure function changes the digest of `figures` alone, an edit
-of the flow that of `train` and all that follows. Comments, docstrings and formatting do not count.
+Snakemake reruns a job when its `code_digest` changes. An edit of a figure function changes the digest of `figures`
+alone, an edit of the flow that of `train` and all later stages. Comments, docstrings and formatting do not count.
 """
 
 import ast
@@ -23,7 +23,7 @@ from sanflow.files import sha256_of_file
 
 PACKAGE = Path(__file__).resolve().parent
 
-# The modules at which each stage begins. What else decides its result follows from their imports.
+# The first modules of each stage. All other modules that decide its result are found by following imports.
 STAGES: dict[str, tuple[str, ...]] = {
     "download": ("sanflow.data.photo_textures",),
     "index": ("sanflow.data.index",),
@@ -34,8 +34,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "figures": ("sanflow.report.figures",),
     "explorer": ("sanflow.report.explorer",),
 }
-# Modules and packages that decide no result although stages import them. Settings enter by a digest of their values.
-# Files that sanflow wrote carry a format and a digest of their own, which are checked when they are read.
+# Modules and packages that decide no result although stages import them. Settings have a digest of their values.
+# Files that sanflow wrote contain a format and a digest, which are checked when they are read.
 NEUTRAL = (
     "sanflow.anomaly_maps.scores_file",
     "sanflow.benchmark_json",
@@ -74,7 +74,7 @@ PACKAGES = (
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
+    """Compute the SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
 
     Example:
         >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
@@ -86,9 +86,9 @@ def digest_of(value: Any) -> str:
 def fit_digest(experiment: Experiment, dataset: str, category: str) -> str:
     """Compute the SHA-256 of what decides the result of a fit beside data, seed and code.
 
-    That is the settings, and the content of the files that the experiment names: another file under the same name fits
-    again. Weights named by a tag or drawn from a seed are settled by the settings, bundled ones by the digest in the
-    code.
+    It is over the settings, and the content of the files that the experiment names: another file under the same name
+    changes it. Weights named by a tag or drawn from a seed are identified by the settings, bundled ones by the digest
+    in the code.
     """
     files = [Path(file) for file in experiment.content_files(dataset, category)]
     contents = [_digest_as_of(file, file.stat().st_mtime_ns) if file.is_file() else None for file in files]
@@ -97,7 +97,7 @@ def fit_digest(experiment: Experiment, dataset: str, category: str) -> str:
 
 @functools.cache
 def _digest_as_of(file: Path, changed: int) -> str:
-    """A file's SHA-256, computed anew once it has changed; the files may be large."""
+    """Compute a file's SHA-256, again once it has changed; the files may be large."""
     return sha256_of_file(file)
 
 
@@ -124,7 +124,7 @@ def modules_digest(entries: tuple[str, ...], package: Path = PACKAGE) -> str:
     for module in sorted(modules_of(entries, package)):
         file = _file_of(module, package)
         digest.update(module.encode() + b"\0" + _meaning(file).encode() + b"\0")
-        # What lies in a package's folder beside Python code, such as a page's templates, decides its output too.
+        # Other files in a package's folder, such as a page's templates, decide its output too.
         for other in sorted(file.parent.rglob("*")) if file.name == "__init__.py" else []:
             if other.is_file() and other.suffix not in {".py", ".pyc"}:
                 digest.update(other.name.encode() + b"\0" + other.read_bytes() + b"\0")
@@ -166,7 +166,7 @@ def _file_of(module: str, package: Path) -> Path:
 
 @functools.cache
 def _imports_of(file: Path, package: Path) -> list[str]:
-    """Full names of the modules of sanflow that a file imports."""
+    """Return the full names of the modules of sanflow that a file imports."""
     names = []
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -198,7 +198,7 @@ def _is_text(node: ast.expr) -> bool:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Versions of the packages, of Python and of sanflow's own commit, and the kind of machine."""
+    """Return the versions of the packages, of Python and of sanflow's own commit, and the kind of machine."""
     return {
         "sanflow": importlib.metadata.version("sanflow"),
         "git_commit": _git("rev-parse", "HEAD"),
@@ -220,7 +220,7 @@ def _version(name: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """Ask git about the checkout that sanflow runs from; None where it runs from none."""
-    # A package that was installed within the folder of another repository is no file of that one.
+    # A package may be installed within the folder of another repository, whose commit is not sanflow's.
     if _answer_of_git("ls-files", "--error-unmatch", str(PACKAGE / "__init__.py")) is None:
         return None
     return _answer_of_git(*arguments)

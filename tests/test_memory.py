@@ -70,7 +70,7 @@ def test_memory_that_runs_out_later_keeps_what_is_done(caplog):
 
     assert [result for _, result in batches_that_fit(17, 8, compute)] == [8, 2, 2, 2, 2, 1]
     assert calls == [0, 8, 8, 8, 10, 12, 14, 16]
-    assert "Out of memory with batches of 8: going on with batches of 4." in caplog.text
+    assert "Out of memory with batches of 8: continuing with batches of 4." in caplog.text
 
 
 def test_a_last_batch_that_does_not_fit_is_halved_itself():

@@ -1,8 +1,8 @@
-"""Method `external`: anomaly maps that another tool made, read from a folder into a scores file.
+"""Read anomaly maps that another tool made from a folder into a scores file (method `external`).
 
-So any method can be measured and shown in the same tables. One map per test image: `.npy`, `.npz` with one array,
-`.tif`/`.tiff` (any number type), `.exr`, or `.png` (8 or 16 bits); one channel, higher for more anomalous, of the size
-of its image or of the experiment's input.
+So any method can be measured and shown in the same tables. There is one map per test image: `.npy`, `.npz` with one
+array, `.tif`/`.tiff` (any number type), `.exr`, or `.png` (8 or 16 bits); one channel, higher for more anomalous, of
+the size of its image or of the experiment's input.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def score_external(
 
     Arguments:
         index: The category.
-        folder: Where the maps lie, in any depth of folders.
+        folder: Folder of the maps, which may be in subfolders of any depth.
         experiment: Its input size is that at which the headline metrics are measured.
         name: Key of the experiment in the benchmark.
         seed: Seed of the run.
@@ -59,9 +59,7 @@ def score_external(
     """
     root, input_size = Path(folder), experiment.input_size_for(index.dataset, index.category)
     if not root.is_dir():
-        raise DataError(
-            f"Expected a folder of anomaly maps at {root}, but there is none. Set `maps` to where they lie."
-        )
+        raise DataError(f"Expected a folder of anomaly maps at {root}, but there is none. Set `maps` to their folder.")
     table = index.test
     natives = [(int(height), int(width)) for height, width in table[["height", "width"]].to_numpy()]
     found, problems = _match([str(image) for image in table.image], root)
@@ -80,7 +78,7 @@ def score_external(
         more = f"\n  - and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
             f"Expected one anomaly map in {root} for each of {len(table)} test images of "
-            f"{index.dataset}/{index.category}, but:\n{listed}{more}\nMend these files and score again."
+            f"{index.dataset}/{index.category}, but:\n{listed}{more}\nCorrect these files and score again."
         )
     if len({map_HW.shape for map_HW in maps}) > 1:
         maps = [resized(map_HW, input_size) for map_HW in maps]
@@ -107,7 +105,7 @@ def score_external(
 
 
 def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Image -> its map, and what does not fit."""
+    """Match images with maps; return image -> map, and the problems found."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     unread: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):
@@ -127,7 +125,7 @@ def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
         f"{file.relative_to(root)}: no test image" for key in by_key if key not in images_of for file in by_key[key]
     ]
     problems += [
-        f"{by_key[key][0].relative_to(root)}: it could belong to {' or '.join(several)}; lay maps out as images are"
+        f"{by_key[key][0].relative_to(root)}: it could belong to {' or '.join(several)}; use the images' folders"
         for key, several in images_of.items()
         if len(several) > 1
     ]
@@ -159,7 +157,7 @@ def _longest_key(image: str, keys: Mapping[str, Any]) -> str | None:
 
 
 def _read_map(file: Path, sizes: set[tuple[int, int]]) -> np.ndarray:
-    """One map as (H, W) float32.
+    """Read one map as (H, W) float32.
 
     Raises:
         DataError: Without the file's name, which the caller knows.

@@ -1,4 +1,4 @@
-"""From log-probabilities per scale to one anomaly map. Plain numpy: no model, no torch.
+"""Fuse the log-probabilities of several scales to one anomaly map. Plain numpy: no model, no torch.
 
 An anomaly map is higher for more anomalous; an image's score is the maximum of its map.
 
@@ -11,17 +11,17 @@ from functools import lru_cache
 import numpy as np
 from numpy import ndarray
 
-# Pixels resized at once: as much as fits a processor's cache with its intermediate.
+# Pixels resized at once: they and their intermediate fit a processor's cache.
 BLOCK_BYTES = 8 << 20
 # P0: where less is left of the sum of probabilities, pixels rank by its logarithm.
 TAIL_BELOW = 1e-6
-# Of the map, per unit of the logarithm: 64-bit floats then tell apart what 32-bit logarithms do, and a map stays
-# within 1e-6 of L down to log P = -114.
+# Of the map, per unit of the logarithm: 64-bit floats then distinguish what 32-bit logarithms distinguish, and a map
+# stays within 1e-6 of L down to log P = -114.
 TAIL_SLOPE = 1e-8
 
 
 def calibration_constants(grids: Sequence[ndarray]) -> list[float]:
-    """What `calibrated` fusion subtracts: the largest log p / C of each scale on normal training images.
+    """Compute the constants of `calibrated` fusion: the largest log p / C of each scale on normal training images.
 
     Arguments:
         grids: For each scale the log-probabilities per channel of normal training images, (N, h, w).
@@ -69,8 +69,8 @@ def testset(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
     """Make anomaly maps as the authors release them; each depends on the whole test set.
 
     Per scale the maximum over all test images is subtracted, then exp, bilinear resizing, the sum over the scales;
-    the map is the sum's maximum over the test set minus the sum. Where that would be the same for all, it ranks by the
-    logarithm as `calibrated` does.
+    the map is the sum's maximum over the test set minus the sum. Where that would be equal for all pixels, they are
+    ranked by the logarithm as in `calibrated`.
 
     Arguments:
         grids: For each scale log p / C of all test images, (N, h, w).
@@ -91,16 +91,16 @@ def testset(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
     return maps_NHW
 
 
-testset.__test__ = False  # type: ignore[attr-defined]  # its name is the method's: no test for pytest to collect
+testset.__test__ = False  # type: ignore[attr-defined]  # not a test, although pytest would collect its name
 
 
 def image_scores(maps_NHW: ndarray) -> ndarray:
-    """Score of each image, the maximum of its anomaly map; shape (N,)."""
+    """Return the score of each image, the maximum of its anomaly map; shape (N,)."""
     return maps_NHW.max(axis=(1, 2))
 
 
 def resize(grid_Nhw: ndarray, size: tuple[int, int]) -> ndarray:
-    """Bilinear interpolation with aligned corners, as torch's `interpolate(..., align_corners=True)`.
+    """Interpolate bilinearly with aligned corners, as torch's `interpolate(..., align_corners=True)`.
 
     Separable: one small matrix per axis.
 
@@ -123,7 +123,7 @@ def resize(grid_Nhw: ndarray, size: tuple[int, int]) -> ndarray:
 
 
 def _fused(log_grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
-    """Maps from log p_l - c_l <= 0 of each scale; blocks of images, so that intermediates stay small."""
+    """Fuse log p_l - c_l <= 0 of each scale to maps, in blocks of images, so that intermediates stay small."""
     if not log_grids or any(grid.ndim != 3 or len(grid) != len(log_grids[0]) for grid in log_grids):
         raise ValueError(
             "Expected for each scale a stack of grids (N, h, w) of the same N, but got shapes "
@@ -134,7 +134,7 @@ def _fused(log_grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
     block = max(1, BLOCK_BYTES // (8 * size[0] * size[1]))
     for start in range(0, n_images, block):
         part = slice(start, start + block)
-        # 1 - p before the resizing: near p = 1 the subtraction would lose what the small values still tell apart.
+        # Compute 1 - p before the resizing: near p = 1 a later subtraction would lose small differences.
         maps_NHW[part] = sum(resize(-np.expm1(grid_Nhw[part]), size) for grid_Nhw in log_grids)
         _rank_tail_by_log(maps_NHW[part], [grid_Nhw[part] for grid_Nhw in log_grids])
     return maps_NHW
@@ -150,7 +150,7 @@ def _rank_tail_by_log(maps_NHW: ndarray, log_grids: Sequence[ndarray]) -> None:
 
 
 def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...], size: tuple[int, ...]) -> ndarray:
-    """Logarithm of P at K pixels, summed as logarithms, because p itself may be too small for a float."""
+    """Compute the logarithm of P at K pixels from logarithms, because p itself may be too small for a float."""
     image_K, row_K, column_K = places
     log_sum_K = np.full(len(image_K), -np.inf)
     for grid_Nhw in log_grids:
@@ -165,7 +165,7 @@ def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...
 
 @lru_cache(maxsize=64)
 def _interpolation(cells: int, pixels: int) -> ndarray:
-    """Matrix (pixels, cells) whose rows are the weights of the cells for one pixel; do not write into it."""
+    """Return the matrix (pixels, cells) of the cells' weights for each pixel; do not write into it."""
     matrix = np.zeros((pixels, cells))
     for cell, weight in _neighbours(cells, pixels):
         matrix[np.arange(pixels), cell] += weight
@@ -173,8 +173,8 @@ def _interpolation(cells: int, pixels: int) -> ndarray:
 
 
 def _neighbours(cells: int, pixels: int) -> tuple[tuple[ndarray, ndarray], tuple[ndarray, ndarray]]:
-    """For each pixel the cell before it and the one after it, each with its weight, (pixels,)."""
-    # In integers, so that a pixel that lies on a cell has a weight of exactly 0 for the other one.
+    """Return for each pixel the cell before it and the one after it, each with its weight, (pixels,)."""
+    # In integers, so that a pixel exactly on a cell has a weight of exactly 0 for the other one.
     before, rest = np.divmod(np.arange(pixels) * (cells - 1), max(pixels - 1, 1))
     weight = rest / max(pixels - 1, 1)
     return (before, 1 - weight), (np.minimum(before + 1, cells - 1), weight)

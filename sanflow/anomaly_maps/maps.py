@@ -1,4 +1,4 @@
-"""From a scores file to anomaly maps: fusion of its scales, at the resolution that is asked for.
+"""Make anomaly maps from a scores file: fusion of its scales, at any resolution.
 
 A map is higher where the image is more anomalous; an image's score is the maximum of its map. Two fusions exist:
 `calibrated` (a map depends on its image alone) and `testset` (as SANFlow's authors released it; it needs all images).
@@ -19,7 +19,7 @@ Fusion = Literal["calibrated", "testset"]
 
 
 def anomaly_maps(scores: Scores, size: tuple[int, int], fusion: Fusion = "calibrated") -> np.ndarray:
-    """Anomaly maps of all test images at one size.
+    """Make the anomaly maps of all test images at one size.
 
     Arguments:
         scores: Grids of log p / C, or finished maps.
@@ -40,7 +40,7 @@ def fused(
     """Make anomaly maps that depend on their own image alone.
 
     Arguments:
-        kind: What a number of the grids means.
+        kind: Meaning of the numbers in the grids.
         grids: Name of a scale -> (N, h, w).
         constants: Name of a scale -> the constant that calibrates it; none for finished maps.
         size: (H, W) of the maps.
@@ -56,7 +56,7 @@ def fused(
 def anomaly_maps_at(
     scores: Scores, sizes: Sequence[tuple[int, int]], fusion: Fusion = "calibrated"
 ) -> list[np.ndarray]:
-    """Anomaly maps of all test images, each at a size of its own, as for metrics at native resolution.
+    """Make the anomaly maps of all test images, each at its own size, as for metrics at native resolution.
 
     Arguments:
         scores: As in `anomaly_maps`.
@@ -94,7 +94,7 @@ def image_scores(maps: np.ndarray | Sequence[np.ndarray], scores: Scores | None 
 
 
 def resized(map_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One map at another size, bilinear in 32-bit floats; averaged over the pixels it covers when it shrinks."""
+    """Resize one map bilinearly in 32-bit floats; where it shrinks, average over the pixels it covers."""
     if map_HW.shape == tuple(size):
         return map_HW.astype(np.float32, copy=False)
     image = Image.fromarray(np.ascontiguousarray(map_HW, np.float32))

@@ -1,4 +1,4 @@
-"""The scores file: what a model says about every test image; all else is computed from it.
+"""The scores file: the scores of every test image, from which all later results are computed.
 
 `scores.npz` holds score grids at their native size, one stack per scale. Fusion, resolution, metrics, tables
 and figures come from it, on any machine. Two kinds exist:
@@ -6,7 +6,7 @@ and figures come from it, on any machine. Two kinds exist:
 - `log_prob`: log p / C under the normal base, one stack per scale of a flow; higher is more normal.
 - `anomaly_map`: finished anomaly maps in one stack named "map"; higher is more anomalous.
 
-`extras.npz` beside it holds what only figures need. Both are numpy archives without pickles and carry a
+`extras.npz` beside it holds data for figures only. Both are numpy archives without pickles and contain a
 digest of their content.
 
 Shapes: N test images in the order of the index, H x W a map, M sampled latents, C channels.
@@ -28,7 +28,7 @@ from sanflow.files import atomic_path
 
 FORMAT = 1
 Kind = Literal["log_prob", "anomaly_map"]
-# What numpy and zipfile raise on bytes that are not an archive of plain arrays.
+# Exceptions of numpy and zipfile for bytes that are not an archive of plain arrays.
 DAMAGE = (
     OSError,
     ValueError,
@@ -48,7 +48,7 @@ class Scores:
     """Scores of all test images of one category by one run.
 
     Arguments:
-        kind: What a grid's number means, see the top of this file.
+        kind: Meaning of a grid's numbers, see the top of this file.
         grids: Name of a scale -> (N, h, w) float32; scales in the order of the flows, or {"map": ...}.
         constants: Name of a scale -> its calibration constant, the log p / C of normal training images that
             calibrated fusion subtracts; empty for anomaly maps.
@@ -111,7 +111,7 @@ class Scores:
         object.__setattr__(self, "input_size", (int(self.input_size[0]), int(self.input_size[1])))
 
     def require_finite(self, name: object = "these scores") -> None:
-        """Refuse scores that no metric can rank.
+        """Raise an error for scores that no metric can rank.
 
         Raises:
             DataError: If a grid holds NaN or infinity; names the first such image.
@@ -177,13 +177,13 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
-    """What only figures need; each part may be absent.
+    """Data for figures only; each part may be absent.
 
     Arguments:
         paths: Of the test images, as in `Scores`.
         variance: (N, h, w) float16, the variance that the statistics network predicts for the normal base.
         latents: (M, C) float16, a seeded sample of latent vectors of one scale from the test images.
-        latent_labels: (M,) True where the location lies on a defect.
+        latent_labels: (M,) True where the location is on a defect.
         latent_scale: The scale they come from.
     """
 
@@ -277,7 +277,7 @@ def _read_archive(path: str | os.PathLike[str], expected_file: str) -> tuple[dic
         ) from error
     if digest != _content_digest(header_json, arrays):
         raise IntegrityError(
-            f"Expected the content of {path} to have the digest it carries, but it has another: "
+            f"Expected the content of {path} to have the digest that it states, but it has another: "
             f"it is damaged or was changed by hand. {remedy}"
         )
     if header.get("file") != expected_file or header.get("format") != FORMAT:

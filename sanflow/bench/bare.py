@@ -107,7 +107,7 @@ def _time(product: Product, repeats: int, synchronize: Callable[[], None]) -> fl
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]) -> float:
-    """FLOP/s of a large square product, the best of several."""
+    """Measure the FLOP/s of a large square product, the best of several."""
     side = 8192 if device.type == "cuda" else 2048
     left = torch.randn(side, side, device=device).to(dtype)
     best = float("inf")
@@ -121,7 +121,7 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, synchronize: Callable[
 
 
 def memory_peak(device: torch.device, synchronize: Callable[[], None]) -> float:
-    """Bytes per second that a large copy reads and writes, the best of several."""
+    """Measure the bytes per second that a large copy reads and writes, the best of several."""
     source = torch.ones((2**30 if device.type == "cuda" else 2**26), device=device)
     target = torch.empty_like(source)
     best = float("inf")

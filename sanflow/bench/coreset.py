@@ -14,7 +14,7 @@ CELLS = 1024
 
 
 def random_patches(points: int, dimensions: int, seed: int = 0) -> Tensor:
-    """Points like the projected patches of aligned images: alike at one cell, and within one image.
+    """Draw points like the projected patches of aligned images: similar at one cell, and within one image.
 
     Arguments:
         points: Their number; 200 images of 32 x 32 cells are 204,800.

@@ -99,7 +99,7 @@ def bench_data(
 
 
 def _photographs(folder: Path, n_images: int, side: int, seed: int) -> Index:
-    """A data set of one category whose images are photographs as large as industrial ones."""
+    """Make a data set of one category whose images are photographs as large as industrial ones."""
     import skimage.data
 
     random = np.random.default_rng(seed)

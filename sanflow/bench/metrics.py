@@ -32,7 +32,7 @@ Window = tuple[int, tuple[slice, ...], NDArray[np.bool_]]
 def smooth_fields(
     n_maps: int, n_anomalous: int, size: int, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Anomaly maps like those of a real test set: smooth noise, raised by an uneven amount where anomalous.
+    """Draw anomaly maps like those of a real test set: smooth noise, raised by an uneven amount where anomalous.
 
     Arguments:
         n_maps: Number of maps.
@@ -58,7 +58,7 @@ def smooth_fields(
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call."""
+    """Measure the median wall time of a call."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -68,7 +68,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def region_windows(masks: NDArray[np.bool_]) -> list[Window]:
-    """Image, bounding box and mask within it of every 8-connected region."""
+    """Return image, bounding box and mask within it of every 8-connected region."""
     windows = []
     for i, mask in enumerate(masks):
         labels, _ = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
@@ -80,7 +80,7 @@ def region_windows(masks: NDArray[np.bool_]) -> list[Window]:
 def threshold_loop(
     maps: NDArray[np.floating], masks: NDArray[np.bool_], windows: list[Window], thresholds: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """The usual way to a per-region-overlap curve: binarise all maps at each threshold and visit every region.
+    """Compute a per-region-overlap curve the usual way: binarise all maps at each threshold and visit every region.
 
     Kinder than usual: regions are labelled once, before the loop, and cut to their bounding boxes.
 
@@ -148,7 +148,7 @@ def bench_metrics(
 def _bench_one_size(
     size: int, *, n_maps: int, n_anomalous: int, repeats: int, loop_thresholds_timed: int, seed: int
 ) -> dict[str, Any]:
-    """Times and values at one map size."""
+    """Measure times and values at one map size."""
     maps, masks = smooth_fields(n_maps, n_anomalous, size, seed)
     scores, labels = maps.max(axis=(1, 2)), masks.any(axis=(1, 2))
     ranking, exact = rank_pixels(maps, masks), pixel_metrics(maps, masks)

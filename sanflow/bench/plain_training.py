@@ -123,7 +123,7 @@ class PlainTraining:
         return scale_loss(self.flows[scale], self.network, features, images, mask, self.position_channels)
 
     def step(self, features: list[Tensor], images: Tensor, mask: Tensor) -> list[float]:
-        """One batch: for each scale in turn loss, zero_grad, backward, Adam; the losses."""
+        """Train one batch: for each scale in turn loss, zero_grad, backward, Adam; return the losses."""
         losses = []
         for scale, maps in enumerate(features):
             loss = self.loss(scale, maps, images, mask)
@@ -134,7 +134,7 @@ class PlainTraining:
         return losses
 
     def joint_step(self, features: list[Tensor], images: Tensor, mask: Tensor) -> float:
-        """One batch with one step for the sum of the scales (the statistics network sees it once per scale)."""
+        """Train one batch with one step for the sum of the scales (the statistics network runs once per scale)."""
         total = sum((self.loss(scale, maps, images, mask) for scale, maps in enumerate(features)), torch.tensor(0.0))
         self.optimizer.zero_grad()
         total.backward()

@@ -106,7 +106,7 @@ def bench_score(
 def _phases(
     step: Callable[[], None], model: AnomalyFlow, encoder: Encoder, synchronize: Callable[[], None], repeats: int = 3
 ) -> dict[str, float]:
-    """Milliseconds of each part of a batch, the device waited for in between; medians."""
+    """Measure the median milliseconds of each part of a batch; wait for the device after each part."""
     parts: dict[str, list[nn.Module]] = {
         "encoder": [encoder],
         "statistics_network": [model.base],

@@ -38,7 +38,7 @@ def bench_startup(repeats: int = 3) -> dict[str, Any]:
 
 
 def _median(codes: list[str]) -> tuple[float, float]:
-    """Median wall and processor time of processes that run Python code."""
+    """Measure the median wall and processor time of processes that run Python code."""
     wall, processor = [], []
     for code in codes:
         start, before = time.perf_counter(), os.times()

@@ -69,7 +69,7 @@ def interleaved(
     steps: int,
     synchronize: Callable[[], None],
 ) -> tuple[list[float], list[float] | None]:
-    """Seconds per step of both, window by window in turn, after steps of warming up each."""
+    """Measure the seconds per step of both, window by window in turn, after warm-up steps of each."""
     both = [call for call in (ours, other) if call is not None]
     for call in both:
         for _ in range(WARM_UP_STEPS):
@@ -87,7 +87,7 @@ def interleaved(
 
 
 def synchronizer(device: torch.device) -> Callable[[], None]:
-    """Waits for the device; does nothing on a CPU."""
+    """Return a function that waits for the device; on a CPU it does nothing."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None
@@ -104,7 +104,7 @@ def write_profile(call: Callable[[], None], path: Path, device: torch.device) ->
 
 
 def ratio(seconds: Sequence[float], other_seconds: Sequence[float] | None) -> float | None:
-    """How many times as fast as the other one; the median over pairs of windows, which met the same load.
+    """Compute how many times as fast as the other one it is; the median over pairs of windows with the same load.
 
     Example:
         >>> ratio([1.0, 1.0, 2.0], [3.0, 2.0, 8.0])

@@ -151,7 +151,7 @@ class TrainingWork:
 
     @classmethod
     def of(cls, experiment: SanflowExperiment, device: torch.device) -> "TrainingWork":
-        """As `training.loop` builds them."""
+        """Build the parts as `training.loop` builds them."""
         size = experiment.input_size_for("", "")
         encoder = placed(build_encoder(str(experiment.encoder), weights="random"), device)
         model = AnomalyFlow.from_experiment(encoder.channels, experiment, seed=0)
@@ -177,20 +177,20 @@ class TrainingWork:
         return cls(encoder, model, stepper, batches, anomalies, device, precision)
 
     def images(self) -> tuple[Tensor, Tensor | None]:
-        """The next batch as the encoder sees it, and its mask."""
+        """Return the next batch as the encoder sees it, and its mask."""
         batch = self.batches.batch(self.n_steps)
         self.n_steps += 1
         return prepare(batch, self.anomalies, self.encoder, device=self.device)
 
     def step(self) -> None:
-        """One batch, from bytes to new weights."""
+        """Train one batch, from bytes to new weights."""
         images_B3HW, mask_B1HW = self.images()
         with autocast(self.precision, self.device):
             features = self.encoder(images_B3HW)
         self.stepper(self.n_steps, features, images_B3HW, mask_B1HW)
 
     def phases(self, synchronize: Callable[[], None], repeats: int = 3) -> dict[str, float]:
-        """Seconds of each phase of a step, the device waited for in between; medians."""
+        """Measure the median seconds of each phase of a step; wait for the device after each phase."""
         found: dict[str, list[float]] = {}
         for _ in range(repeats):
             parts: dict[str, list[nn.Module]] = {
@@ -247,7 +247,7 @@ class PlainProcess:
 
 
 def _serve_plain(pipe: Any, settings: dict[str, Any], channels: list[int], device_name: str, threads: int) -> None:
-    """In the other process: a step of the plain training for each message, contiguous and in fp32."""
+    """Run one step of the plain training for each message, contiguous and in fp32, in the other process."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
     experiment, device = SanflowExperiment.model_validate(settings), torch.device(device_name)

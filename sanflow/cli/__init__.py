@@ -57,7 +57,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before a command's name; `help` of the application above is its text."""
+    """Define the global options; this text is not shown, because the application above has its own `help`."""
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def data(
     seed: Annotated[int, typer.Option(help="Of the images and their order.")] = 0,
     folder: Annotated[Path | None, typer.Option(help="Where the files are made; a temporary folder if unset.")] = None,
 ) -> None:
-    """Images per second from cold PNG files and from the image cache, and the memory each needs."""
+    """Measure images per second from cold PNG files and from the image cache, and the memory each needs."""
     from sanflow.bench.data import bench_data
 
     typer.echo(json.dumps(bench_data(images, side, size, epochs=epochs, seed=seed, folder=folder), indent=2))

@@ -86,7 +86,7 @@ def schema(
 
 
 def configuration_page() -> str:
-    """The text of docs/configuration.md."""
+    """Write the text of docs/configuration.md."""
     sections = [
         PAGE,
         _section("config/config.yaml", Settings),
@@ -101,7 +101,7 @@ def configuration_page() -> str:
 
 
 def _method_section(name: str, settings: type[Experiment]) -> str:
-    """The keys that a method adds to those of every method, or whose default it changes."""
+    """Describe the keys that a method adds to those of every method, or whose default it changes."""
     common = Experiment.model_fields
     own = [
         key
@@ -127,7 +127,7 @@ def _section(title: str, model: type[BaseModel], names: Iterable[str] | None = N
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a Markdown table: one line, no bar."""
+    """Format text as a cell of a Markdown table: one line, no bar."""
     return " ".join(text.split()).replace("|", chr(92) + "|")
 
 

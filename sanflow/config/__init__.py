@@ -1,1 +1,1 @@
-"""Read and check what a benchmark file and config.yaml say, before any work."""
+"""Read and check benchmark files and config.yaml, before any work."""

@@ -19,7 +19,7 @@ class DatasetChoice(StrictModel):
     categories: Literal["all"] | list[Category] = "all"
     """`all` of them, or a list of names."""
     mirrors: list[ExpandedPath] | None = None
-    """Where to fetch the archive from (URLs, file:// or paths), in place of the registry's mirrors."""
+    """Where to fetch the archive from (URLs, file:// or paths), instead of the registry's mirrors."""
     mask_above: int | None = Field(None, ge=0, le=65534)
     """Your own data: a mask's pixel is defective above this value; unset: masks must have two levels, 0 and another."""
     bits: int | None = Field(None, ge=8, le=16)
@@ -30,7 +30,7 @@ class DatasetChoice(StrictModel):
     @field_validator("categories", mode="before")
     @classmethod
     def _check_categories(cls, value: Any) -> Any:
-        # Before pydantic tries the types one by one, whose messages would name its inner parts.
+        # Checked here, because pydantic would try the types one by one and name its inner parts in the message.
         if value == "all":
             return value
         if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What every experiment has, whatever its method. Each method adds its own keys (`sanflow/methods/`)."""
+"""Settings of every experiment, whatever its method. Each method adds its own keys (`sanflow/methods/`)."""
 
 from typing import Any, ClassVar, Literal
 
@@ -73,7 +73,7 @@ class DetectorExperiment(Experiment):
 
 
 class EncoderExperiment(DetectorExperiment):
-    """An experiment that looks at images through a frozen encoder."""
+    """An experiment whose method uses the features of a frozen encoder."""
 
     encoder: str
     """`timm/<name>.<tag>` or `torchvision/<name>`."""

@@ -1,4 +1,4 @@
-"""Variables of the environment through which the workflow hands settings to the commands of its rules.
+"""Environment variables by which the workflow passes settings to the commands of its rules.
 
 They say where and how a job runs, never what it computes, so that a change of one reruns nothing. A command's option of
 the same meaning takes the variable as its default (typer's `envvar`).

@@ -47,7 +47,7 @@ def category_name(name: str) -> str:
 
 
 def normal_form(name: str) -> str:
-    """Compose the letters of a name: the same word is written in several ways on different systems (Unicode's NFC).
+    """Convert a name to Unicode's NFC, because systems write the same letters in different ways.
 
     Example:
         >>> normal_form("e" + chr(0x301)) == chr(0xE9)
@@ -57,7 +57,7 @@ def normal_form(name: str) -> str:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a path cannot be written into tables and messages; None if it can."""
+    """Say why a path cannot be written into tables and messages; None if it can."""
     if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in name):
         return "the name is not UTF-8. Rename it"
     if re.search(r"[\x00-\x1f\x7f]", name):

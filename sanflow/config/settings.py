@@ -25,7 +25,7 @@ class Tracking(StrictModel):
     @field_validator("uri", mode="before")
     @classmethod
     def _off(cls, uri: Any) -> Any:
-        # `snakemake --config 'tracking={uri: null}'` hands on the word.
+        # `snakemake --config 'tracking={uri: null}'` passes the text "null".
         return None if uri in {"null", "None", ""} else uri
 
 

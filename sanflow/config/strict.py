@@ -1,4 +1,4 @@
-"""Validate settings strictly; report every fault with its key and the nearest valid name."""
+"""Validate settings strictly; report every error with its key and the nearest valid name."""
 
 import datetime
 import reprlib
@@ -24,7 +24,7 @@ def validated(model: type[Checked], values: Mapping[str, Any], source: str) -> C
     """Check values against a model.
 
     Arguments:
-        model: What the values must fit.
+        model: The model that the values must match.
         values: As read from YAML.
         source: Where they come from, for the message.
 
@@ -75,7 +75,7 @@ def _brief(value: Any) -> str:
 
 
 def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """Names of the keys of the (sub)model in which the key at `location` is."""
+    """Return the names of the keys of the (sub)model in which the key at `location` is."""
     owners = [owner for _, owner in _walk(location, model)]
     return sorted(owners[-1].model_fields)
 
@@ -99,7 +99,7 @@ def _walk(location: tuple[int | str, ...], model: type[BaseModel]) -> Iterator[t
 
 
 def _choose(annotation: Any, part: int | str) -> Any:
-    """The type, out of those that an annotation allows, in which a part of a location is."""
+    """Choose the type, out of those that an annotation allows, in which a part of a location is."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return _choose(typing.get_args(annotation)[0], part)

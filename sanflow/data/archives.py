@@ -1,8 +1,8 @@
-"""Unpack an archive that is not trusted: only plain files and folders, only inside, only up to a limit.
+"""Unpack an archive that is not trusted: only plain files and folders, only inside its folder, only up to a limit.
 
 Refused, before the first byte of the member in question is written: absolute names, `..`, backslashes and drive
 letters, links of any kind, devices, a file twice, encrypted members, and more bytes or files than allowed. A refusal
-removes all that was written.
+removes everything that was written.
 """
 
 import lzma
@@ -52,8 +52,8 @@ def unpack(
     """Unpack a .zip or .tar (plain, gz, bz2, xz) into a new folder.
 
     Arguments:
-        archive: The file; its kind is told by its content.
-        folder: Made by this function; must not exist.
+        archive: The file; its kind is recognised by its content.
+        folder: Folder to make; must not exist.
         expected_bytes: Unpacked size, where known: for the check of free space and the progress bar.
         most_bytes: More unpacked bytes than this are refused; 50 times the archive's size if unset.
         most_files: More files than this are refused.
@@ -94,13 +94,13 @@ def unpack(
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """The members in the order of the archive; what is neither file nor folder is refused."""
-    # By the first bytes: a zip is otherwise known by its end, which a .tar has too if its last member is a zip.
+    """Yield the members in the order of the archive; refuse what is neither file nor folder."""
+    # Look at the first bytes: a zip is usually recognised by its end, which a .tar has too if its last member is a zip.
     if _head(archive).startswith(ZIP_STARTS):
         return _zip_members(archive)
     if tarfile.is_tarfile(archive):
         return _tar_members(archive)
-    if zipfile.is_zipfile(archive):  # one that unpacks itself begins with a program
+    if zipfile.is_zipfile(archive):  # a self-extracting archive begins with a program
         return _zip_members(archive)
     raise DataError(
         f"Expected a .zip or .tar archive in {archive}, but it begins with {_head(archive)!r}. Fetch it again."
@@ -115,7 +115,7 @@ def _zip_members(archive: Path) -> Iterator[Member]:
                 raise DataError(_refusal(archive, f"{info.filename!r}, a link or device"))
             if info.flag_bits & 1:
                 raise DataError(_refusal(archive, f"{info.filename!r}, which is encrypted"))
-            # `orig_filename` is the name as it stands there; zipfile's own cleaning would hide a hostile one.
+            # `orig_filename` is the name in the archive; zipfile's cleaned name would hide a malicious one.
             yield Member(info.orig_filename, info.is_dir(), info.file_size, lambda info=info: file.open(info))  # type: ignore[misc]
 
 
@@ -143,7 +143,7 @@ def _safe_name(member: Member, archive: Path) -> PurePosixPath:
 
 
 def _write(member: Member, target: Path, archive: Path, room: int) -> int:
-    """Write one file; counts what really comes, whatever the archive claims."""
+    """Write one file; count the bytes that are unpacked, because the archive's number may be wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with storage_errors(target), _new_file(target, member, archive) as output, member.open() as content:

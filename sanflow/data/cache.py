@@ -1,8 +1,9 @@
 """The cache of decoded, resized images: arrays in files that are mapped into memory, so an epoch costs no decoding.
 
-<cache>/<key>/images.npy holds the array, <key>/entry.json what it is and a checksum per image. An entry appears by a
-rename of its finished folder; jobs that want the same entry wait at its lock and then share it. entry.json's time of
-change tells when an entry was last used: beyond the limit the least recently used go. Damaged entries are made anew.
+<cache>/<key>/images.npy holds the array, <key>/entry.json its description and a checksum per image. A finished folder
+is renamed to its final name; jobs that need the same entry wait for its lock and then share it. entry.json's
+modification time is the time of the last use: beyond the limit the least recently used are removed. Damaged entries are
+made again.
 """
 
 import contextlib
@@ -47,15 +48,15 @@ def cached(
     *,
     limit_bytes: int | None = None,
 ) -> ndarray:
-    """The array of `key`, made by `fill` if the cache does not have it.
+    """Return the array of `key`; `fill` makes it if the cache does not have it.
 
     Arguments:
         cache: Folder of the cache; made if missing.
         key: What decides the content; hashed to a file name.
-        label: What it is, for a person who looks into the cache.
+        label: Description for users.
         shape: Shape of the uint8 array, images first.
         fill: Writes the array in place.
-        limit_bytes: The least recently used other entries go when the cache grows beyond this.
+        limit_bytes: The least recently used other entries are removed when the cache grows beyond this.
 
     Returns:
         A read-only memory map.
@@ -65,7 +66,7 @@ def cached(
     """
     name = hashlib.sha256(f"{FORM}|{key}".encode()).hexdigest()[:32]
     folder = cache / name
-    # First without the lock, which cannot be taken in a cache that is only readable.
+    # First without the lock, which cannot be taken in a read-only cache.
     found = _open(folder, shape)
     if found is not None:
         return found
@@ -86,7 +87,7 @@ def _build(folder: Path, label: str, shape: tuple[int, ...], fill: Callable[[nda
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         with storage_errors(folder):
-            # Reserve the space now: a memory map that meets a full disk later dies by a signal, without a message.
+            # Reserve the space now: if the disk gets full later, a signal kills the process without a message.
             array = np.lib.format.open_memmap(temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
             with open(temporary / "images.npy", "rb+") as file:
                 _reserve(file.fileno(), os.path.getsize(temporary / "images.npy"))
@@ -100,7 +101,7 @@ def _build(folder: Path, label: str, shape: tuple[int, ...], fill: Callable[[nda
             }
             del array
             (temporary / "entry.json").write_text(json.dumps(facts), "utf-8")
-            # Mapped before others can see it: another job may evict the entry as soon as it stands there.
+            # Map it before others can see it: another job may remove the entry as soon as it has its final name.
             made: ndarray = np.load(temporary / "images.npy", mmap_mode="r", allow_pickle=False)
             _remove(folder)
             os.replace(temporary, folder)
@@ -118,7 +119,7 @@ def _reserve(file: int, n_bytes: int) -> None:
 
 
 def _open(folder: Path, shape: tuple[int, ...]) -> ndarray | None:
-    """The array of an entry; None if it is missing or damaged."""
+    """Open the array of an entry; None if it is missing or damaged."""
     try:
         facts = json.loads((folder / "entry.json").read_text("utf-8"))
         if tuple(facts["shape"]) != shape or os.path.getsize(folder / "images.npy") != facts["file_bytes"]:
@@ -138,7 +139,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> ndarray | None:
 
 
 def entries(cache: Path) -> list[Entry]:
-    """The cache's entries, least recently used first."""
+    """List the cache's entries, least recently used first."""
     found = []
     for facts_path in cache.glob("*/entry.json"):
         try:
@@ -151,7 +152,7 @@ def entries(cache: Path) -> list[Entry]:
 
 
 def clear(cache: Path) -> int:
-    """Remove all entries, also unfinished ones of killed jobs; gives the bytes that were freed.
+    """Remove all entries, also unfinished ones of killed jobs; return the bytes that were freed.
 
     Arrays that a running job has mapped stay usable until it ends.
     """
@@ -180,7 +181,7 @@ def _trim(cache: Path, limit_bytes: int | None, keep: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Rename away, then delete, so that no other job ever opens half an entry."""
+    """Rename an entry, then delete it, so that no other job ever opens an incomplete one."""
     doomed = folder.with_name(f".{folder.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         os.replace(folder, doomed)

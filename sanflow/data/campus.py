@@ -1,4 +1,4 @@
-"""ShanghaiTech Campus: its training videos become frames once, because every later step reads images.
+"""Decode the training videos of ShanghaiTech Campus to frames once, because every later step reads images.
 
 training/videos/<scene>_<clip>.avi -> training/frames/<scene>_<clip>/<frame, 8 digits>.jpg, as its loaders expect.
 """
@@ -11,13 +11,13 @@ from sanflow.errors import DataError
 from sanflow.files import require_free_space, storage_errors
 
 JPEG_QUALITY = 95
-FRAME_BYTES = 100_000  # of 856 x 480 pixels, generously
+FRAME_BYTES = 100_000  # upper estimate for 856 x 480 pixels
 
 
 def extract_training_frames(root: Path, report: Callable[[int, int | None], None] | None = None) -> int:
     """Decode the training videos that have no frames yet.
 
-    A clip's folder appears by a rename when all its frames are there, so an interrupted run goes on with the next clip.
+    A clip's folder gets its final name when all its frames are there, so an interrupted run continues with the next.
 
     Arguments:
         root: The data set's top folder.

@@ -1,7 +1,7 @@
 """Digest the content of a user's folders; hash a file again only once it has changed.
 
-Snakemake reruns `index` when this digest changes: for a repainted mask of the same name and size too, but not for a
-touched file. Symlinked folders are followed, each once.
+Snakemake reruns `index` when this digest changes: also for a repainted mask of the same name and size, but not for a
+file with a new time only. Symlinked folders are followed, each once.
 """
 
 import json
@@ -26,7 +26,7 @@ SETTLED_NS = 2 * 10**9
 
 
 def category_digest(root: str | Path, category: str, memo: Path, *, dataset: str = "") -> str:
-    """Digest the files of a category in its owner's folder.
+    """Compute a digest of the files of a category in its owner's folder.
 
     Arguments:
         root: The data set's top folder, or the folder around it, or the CSV file of a `list`.
@@ -51,7 +51,7 @@ def content_digest(folders: Iterable[Path], memo: Path) -> str:
 
     Arguments:
         folders: May be missing; also files.
-        memo: JSON file that keeps the hash of each file with its size and times. Not written where nobody may write.
+        memo: JSON file that keeps the hash of each file with its size and times. Not written in a read-only folder.
     """
     known, facts, fresh = _read(memo), [], {}
     files = [(folder, path) for folder in folders for path in sorted(_files(folder))]
@@ -67,14 +67,14 @@ def content_digest(folders: Iterable[Path], memo: Path) -> str:
 
 
 def _file_of(path: Path) -> Path:
-    """The array of a mask that is one of its frames, else the path itself."""
+    """Return the file of the array if a mask is one of its frames, else the path itself."""
     return path.parent if path.parent.suffix == ".npy" and path.parent.is_file() else path
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, and links to nothing; a folder that links lead to twice is entered once.
+    """List all files below a folder, and links to nothing; a folder that links lead to twice is entered once.
 
-    A file in place of a folder is given itself.
+    If `folder` is a file, only that file is listed.
     """
     if folder.is_file():
         yield folder
@@ -91,7 +91,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _entry(path: Path, known: list[Any] | None) -> list[Any] | None:
-    """Size, times and hash of a file; None for a link to nothing or what cannot be read."""
+    """Return size, times and hash of a file; None for a link to nothing or an unreadable file."""
     try:
         status = path.stat()
         facts = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
@@ -114,5 +114,5 @@ def _write(memo: Path, content: dict[str, list[Any]]) -> None:
     try:
         with atomic_path(memo) as temporary:
             temporary.write_text(json.dumps(content), "utf-8")
-    except StorageError:  # results that are only read
+    except StorageError:  # results are read-only
         return

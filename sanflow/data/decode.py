@@ -1,6 +1,7 @@
 """Decode and resize one image: any type that Pillow opens, upright, to 8-bit RGB.
 
-The image cache is keyed by a digest of this module's code and its imports, so only what decides pixels belongs here.
+The key of the image cache includes a digest of this module's code and its imports, so only code that decides pixels
+belongs here.
 
 Shapes: H height, W width, C channels.
 """
@@ -76,7 +77,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, and what its category must know of its values.
+    """An image, with the largest value of its file.
 
     Arguments:
         rgb: 8 bits a channel.
@@ -94,7 +95,7 @@ def decode_image(source: Path | bytes, name: str | Path = "", reading: Reading |
 
     Arguments:
         source: A file, or its bytes.
-        name: How messages call it; the path if unset.
+        name: Name for messages; the path if unset.
         reading: How the data set's files are read.
 
     Raises:
@@ -121,7 +122,7 @@ def decode(data: bytes, name: str | Path, reading: Reading) -> Decoded:
 
 
 def open_limited(data: bytes, max_megapixels: float) -> Image.Image:
-    """Open an image with a limit of the data set's own in place of Pillow's, which cannot be set for one image.
+    """Open an image with the data set's limit instead of Pillow's, which cannot be set for one image.
 
     Raises:
         DataError: If the image has more pixels than that.
@@ -180,7 +181,7 @@ def load_page(image: Image.Image, data: bytes, number: int, max_megapixels: floa
 
 
 def _swapped(tile: tuple[object, ...]) -> tuple[object, ...] | None:
-    """The instruction to decode a tile of several 16-bit channels in the other byte order; None for other tiles."""
+    """Return how to decode a tile of several 16-bit channels in the other byte order; None for other tiles."""
     arguments = tile[3]
     mode = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""  # type: ignore[index]
     channels, _, order = mode.partition(";")
@@ -191,7 +192,7 @@ def _swapped(tile: tuple[object, ...]) -> tuple[object, ...] | None:
 
 
 def _to_rgb(page: Page, bits: int | None, file_format: str | None) -> Decoded:
-    """One scale for all images of a type, whatever is in them: a bright pixel may not darken the rest."""
+    """Scale all images of a type alike, because a bright pixel may not darken the rest."""
     image, values = page.image, page.sixteen_bits_HWC
     if image.mode == "I" and file_format == "TIFF":
         raise ValueError("32-bit integers, whose white is not known; save it with 8 or 16 bits")
@@ -262,7 +263,7 @@ def read_bytes(path: Path, kind: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"Expected {kind} at {path}, but there is none. Restore it or make the index anew.") from error
+        raise DataError(f"Expected {kind} at {path}, but there is none. Restore it or make the index again.") from error
     except OSError as error:
         raise DataError(f"Expected {kind} at {path}, but got: {error.strerror}. Make the file readable.") from error
 

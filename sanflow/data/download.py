@@ -1,8 +1,8 @@
-"""Bring a data set to `<data_root>/<name>`, whole or not at all: fetched and unpacked, made, or found there.
+"""Make a data set complete in `<data_root>/<name>`, or leave it absent: fetched and unpacked, made, or found there.
 
 An archive is fetched to <data_root>/.archives, checked, unpacked to a hidden folder and renamed; the marker
-.sanflow.json is written last. So a tree at the final path is never half of one, and a tree without a marker is one
-that its owner put there.
+.sanflow.json is written last. So a folder at the final path is always complete, and a folder without a marker was put
+there by the user.
 """
 
 import importlib.util
@@ -45,8 +45,8 @@ def download(
     Arguments:
         name: A name of the registry.
         data_root: Folder of all data sets.
-        mirrors: In place of the registry's: addresses, file:// addresses, paths of archives, or folders that hold the
-            unpacked data set (used where they lie) or its archive.
+        mirrors: Instead of the registry's: addresses, file:// addresses, paths of archives, or folders that hold the
+            unpacked data set (used where they are) or its archive.
         offline: Open no connection; what is missing is an error.
         patience: How long to try each mirror.
         console: Where licence and progress are shown; standard error if unset.
@@ -55,13 +55,13 @@ def download(
         The marker, `<data_root>/<name>/.sanflow.json`.
 
     Raises:
-        DataError: If the data set cannot be had; says how to get it.
+        DataError: If the data set cannot be obtained; says how to get it.
         StorageError: If there is no space.
     """
     entry = dataset_entry(name)
     folder = Path(data_root) / name
     console = console or Console(stderr=True)
-    if _is_complete(folder):  # also where nobody may write
+    if _is_complete(folder):  # checked first, because the folder may be read-only
         return folder / MARKER
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def download(
 
 
 def dataset_folder(name: str, data_root: str | Path) -> Path:
-    """Where a downloaded data set lies: below `data_root`, or where its owner keeps it.
+    """Return the folder of a downloaded data set: below `data_root`, or where its owner keeps it.
 
     Raises:
         DataError: If it was not downloaded.
@@ -96,7 +96,7 @@ def dataset_folder(name: str, data_root: str | Path) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether the marker stands and the tree has as many files as it says; a deleted part is noticed."""
+    """Tell whether the marker exists and the folder has the number of files that it states."""
     marker = folder / MARKER
     if not marker.is_file():
         return False
@@ -106,7 +106,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _owners_tree(folder: Path) -> Path | None:
-    """The tree that its owner put into a data set's folder or keeps elsewhere; None where sanflow unpacked it, or none.
+    """Return the user's own folder of a data set, in its place or elsewhere; None if there is none.
 
     It may be a part of the data set, and it is never replaced.
     """
@@ -141,7 +141,7 @@ def _mark(entry: DatasetEntry, folder: Path, root: Path | str, **facts: Any) -> 
 
 
 def _adopt(entry: DatasetEntry, folder: Path, root: Path, console: Console) -> None:
-    """Take a tree that its owner unpacked, below the data root or elsewhere; checks that it is this data set."""
+    """Use a folder that the user unpacked, below the data root or elsewhere; check that it is this data set."""
     located = locate(root, entry.probes, entry.title)
     _show_licence(entry, console)
     _prepare(entry, located, console)
@@ -159,7 +159,7 @@ def _make(entry: DatasetEntry, folder: Path) -> None:
 
 
 def _package_folder(entry: DatasetEntry) -> Path:
-    """The folder of an installed Python package that carries a data set.
+    """Return the folder of an installed Python package that contains a data set.
 
     Raises:
         DataError: If it is not installed.
@@ -243,7 +243,7 @@ def _unpack_archive(
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename a finished tree to its place; an incomplete one that stands there goes."""
+    """Rename a finished folder to its final name; an incomplete one of that name is removed."""
     if folder.exists():
         doomed = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -255,7 +255,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def _prepare(entry: DatasetEntry, root: Path, console: Console) -> None:
-    """Work that a data set needs once before it can be indexed."""
+    """Do the work that a data set needs once before it can be indexed."""
     if entry.layout == "shanghaitech_campus":
         with _progress(console, of_bytes=False) as progress:
             task = progress.add_task("decode training videos", total=None)

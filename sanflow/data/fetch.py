@@ -1,7 +1,7 @@
-"""Fetch one file over HTTP so that it is whole or absent: retries, resuming, several mirrors, a hash at the end.
+"""Fetch one file over HTTP so that it is complete or absent: retries, resuming, several mirrors, a hash at the end.
 
-What arrives goes to `<name>.part` beside the file; only a part whose hash is right is renamed. A part of an earlier
-run is continued, and thrown away if the server does not continue it or the hash comes out wrong.
+Received bytes are written to `<name>.part` beside the file; it is renamed only if its hash is right. The part of an
+earlier run is continued. It is deleted if the server does not continue it or its hash is wrong.
 """
 
 import re
@@ -36,11 +36,11 @@ class Patience:
 
 
 class _Passing(Exception):
-    """A fault that may be gone at the next attempt."""
+    """An error that may not occur at the next attempt."""
 
 
 class _Final(Exception):
-    """A fault of this mirror that another attempt does not mend."""
+    """An error of this mirror that occurs at every attempt."""
 
 
 def fetch(
@@ -52,12 +52,12 @@ def fetch(
     patience: Patience | None = None,
     report: Report | None = None,
 ) -> str:
-    """Fetch a file from the first mirror that gives it whole.
+    """Fetch a file from the first mirror that gives all of it.
 
     Arguments:
         mirrors: http:// or https:// addresses, tried in order.
-        path: Where the file shall stand; a file that is there already is kept if its hash is right.
-        sha256: What the file must hash to; None where nobody has published it (then nothing is resumed).
+        path: Final path of the file; a file that is there already is kept if its hash is right.
+        sha256: Expected hash of the file; None where nobody has published it (then nothing is resumed).
         size: Its bytes, where known: for the check of free space and the progress bar.
         patience: How often and how long to try each mirror.
         report: Called with the bytes so far and in all.
@@ -66,7 +66,7 @@ def fetch(
         The file's SHA-256.
 
     Raises:
-        DataError: If no mirror gives the right file; tells of each why.
+        DataError: If no mirror gives the right file; gives the reason for each.
         StorageError: If there is no space.
     """
     patience = patience or Patience()
@@ -121,12 +121,12 @@ def _from_mirror(url: str, part: Path, sha256: str | None, patience: Patience, r
         found = sha256_of_file(part)
     if sha256 is not None and found != sha256:
         part.unlink()
-        raise _Final(f"expected sha256 {sha256}, but got {found}; thrown away")
+        raise _Final(f"expected sha256 {sha256}, but got {found}; it was deleted")
     return found
 
 
 def _receive(url: str, part: Path, patience: Patience, report: Report) -> None:
-    """Bring `part` to its full length, from where it stands."""
+    """Fetch the missing bytes of `part`."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity", "User-Agent": "sanflow"}
     if start:
@@ -149,7 +149,7 @@ def _receive(url: str, part: Path, patience: Patience, report: Report) -> None:
 
 
 def _continues(response: requests.Response, start: int, part: Path) -> bool:
-    """Whether the answer goes on at `start`. If not, the part is thrown away unless it is whole already."""
+    """Tell whether the answer continues at `start`. If not, the part is deleted unless it is complete already."""
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match and int(match[1]) == start:
@@ -190,6 +190,6 @@ def _write(response: requests.Response, part: Path, start: int, total: int | Non
 
 
 def _short(error: Any) -> str:
-    """The innermost reason, without addresses of objects."""
+    """Return the innermost reason, without addresses of objects."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return re.sub(r"<[^>]* object at 0x[0-9a-f]+>:? ?", "", str(reason or error)) or type(error).__name__

@@ -45,7 +45,7 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
 
 
 def _chosen(rows: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """True for the held-out rows: whole groups, in a seeded order, until the fraction is reached."""
+    """Return True for the held-out rows: whole groups, in a seeded order, until the fraction is reached."""
     groups = rows["group"].where(rows["group"] != "", rows["image"]) if "group" in rows else rows["image"]
     names = sorted(set(groups))
     # RandomState, not Generator: only the former's stream is frozen across numpy versions.
@@ -61,5 +61,5 @@ def _chosen(rows: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
 
 
 def _as_test(index: Index, rows: pd.DataFrame) -> Index:
-    """The category with these images as its test images: they are read as test images are."""
+    """Return the category with these images as its test images, so that they are read as test images are."""
     return dataclasses.replace(index, table=rows.assign(split="test").reset_index(drop=True))

@@ -1,7 +1,8 @@
 """The images and masks of an index as arrays, resized once and kept in the cache.
 
 Shapes: N images, H height, W width. Images are uint8 RGB, masks are bool.
-Training and foreign images are resized bilinearly, validation and test images by Lanczos, masks by nearest neighbour.
+Training images, and those from which synthetic anomalies take texture, are resized bilinearly, validation and test
+images by Lanczos, masks by nearest neighbour.
 """
 
 import os
@@ -46,7 +47,7 @@ def load_images(
     cache: ImageCache | None = None,
     workers: int | None = None,
 ) -> ndarray:
-    """The images of a split at one size, in the order of the index.
+    """Load the images of a split at one size, in the order of the index.
 
     Arguments:
         index: The category.
@@ -87,7 +88,7 @@ def load_images(
 
 
 def load_masks(index: Index, size: tuple[int, int] | None = None, split: str = "test") -> ndarray | list[ndarray]:
-    """The masks of a split, in the order of the index; a good image's mask is all False.
+    """Load the masks of a split, in the order of the index; a good image's mask is all False.
 
     Arguments:
         index: The category.
@@ -109,7 +110,7 @@ def load_masks(index: Index, size: tuple[int, int] | None = None, split: str = "
 
 
 def iterate_masks(index: Index, size: tuple[int, int] | None = None, split: str = "test") -> Iterator[ndarray]:
-    """As `load_masks`, one (H, W) at a time, for data sets whose masks do not fit in memory."""
+    """Yield what `load_masks` returns, one (H, W) at a time, for data sets whose masks do not fit in memory."""
     rows = index.rows(split)
     for reference, digest, height, width in zip(rows["mask"], rows.mask_sha256, rows.height, rows.width, strict=True):
         shape = size or (int(height), int(width))

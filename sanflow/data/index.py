@@ -1,7 +1,7 @@
-"""The index: one checked table per data set and category, the only thing that later steps know of a data set.
+"""The index: one checked table per data set and category, from which later steps get all they know of a data set.
 
-index.csv holds a row per image; index.json what belongs to the table as a whole. Paths are relative to the data set's
-top folder, which stands in index.json alone, so the digest does not change when data or results move.
+index.csv holds a row per image; index.json facts of the whole table. Paths are relative to the data set's
+top folder, which is named in index.json only, so the digest does not change when data or results move.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Index:
     `table` has the columns of `COLUMNS`: split ("train", "validation" or "test"), label (1 defective), defect_type
     ("good" or its name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256,
     mask_sha256, defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are
-    read, `warnings` what is odd about them. A column `group` is added where images have groups, such as the light.
+    read, `warnings` what is unusual about them. A column `group` is added where images have groups, such as the light.
     """
 
     dataset: str
@@ -63,7 +63,7 @@ class Index:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the table and how its files are read; where they lie does not count."""
+        """SHA-256 over the table and how its files are read, independent of their folder."""
         return _digest(_csv(self.table), self.reading)
 
     @cached_property
@@ -77,14 +77,14 @@ class Index:
         return self.rows("test")
 
     def rows(self, split: str) -> pd.DataFrame:
-        """The rows of "train", "validation" or "test", numbered from 0."""
+        """Return the rows of "train", "validation" or "test", numbered from 0."""
         if split not in SPLITS:
             raise ValueError(f"Expected the split {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, but got {split!r}.")
         return self.table[self.table.split == split].reset_index(drop=True)
 
     @cached_property
     def knows_pixels(self) -> bool:
-        """Whether it is known which pixels are defective: not where defective images have no masks."""
+        """Whether it is known which pixels are defective; False if defective images have no masks."""
         defective = self.table[self.table.label == 1]
         return len(defective) == 0 or bool((defective["mask"] != "").any())
 
@@ -107,7 +107,7 @@ def build_index(
     Arguments:
         dataset: Name of the data set.
         category: Name of the category.
-        folder: Where the data set lies; its top folder or the one above.
+        folder: Folder of the data set; its top folder or the one above.
         kind: `folder` for a data set of the user's own.
         mask_above: A mask's pixel is defective above this grey value; None: as the registry says, else masks must have
             two levels.
@@ -138,13 +138,13 @@ def build_index(
     problems = [*listing.problems, *(problem for record in records for problem in record.problems)]
     warnings = [*covering_masks(records), *unused_bits(records, reading)]
     for leftover in listing.leftovers:
-        # A registered data set is as its owners made it, and its images are counted.
+        # Leftovers of a registered data set are its owners' choice, and its images are counted.
         (warnings if leftover.is_document or kind == "registered" else problems).append(leftover.line)
     if known_above is None:
         doubts = [doubt for record in records for doubt in record.doubts]
         if kind != "registered":
             problems += doubts
-        elif doubts:  # its owners' masks are used as they are
+        elif doubts:  # masks of a registered data set are used as they are
             warnings.append(f"{len(doubts)} masks do not have two levels, such as {doubts[0]}")
     if listing.unmasked and (listing.has_masks or (kind == "registered" and entry.has_masks)):
         problems += listing.unmasked
@@ -157,7 +157,7 @@ def build_index(
         table = table.drop(columns=GROUP)
     problems += _leaks(table)
     counted = _counts(table, entry.categories[category] if check_counts else None, test_needed)
-    # One class alone still gives scores; both missing, or nothing to train on, gives nothing.
+    # One class of test images is enough for scores; without test images, or without training images, there are none.
     (problems if counted.is_fault else warnings).extend(counted.lines)
     if problems:
         raise DataError(_report(entry, category, root, problems))
@@ -170,7 +170,7 @@ def write_index(index: Index, path: str | Path) -> None:
     """Write index.csv and, last, index.json beside it.
 
     Arguments:
-        path: Where index.csv shall stand.
+        path: Path of index.csv.
     """
     path = Path(path)
     with atomic_path(path) as temporary:
@@ -179,7 +179,7 @@ def write_index(index: Index, path: str | Path) -> None:
 
 
 def summary(index: Index) -> dict[str, Any]:
-    """What index.json holds."""
+    """Return the content of index.json."""
     table = index.table
     defective = table[table.label == 1]
     return {
@@ -206,7 +206,7 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
 
     Arguments:
         path: index.csv or its folder.
-        root: Where the data set lies now, if it was moved.
+        root: Folder of the data set now, if it was moved.
 
     Raises:
         DataError: If there is no index.
@@ -242,7 +242,7 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
 
 
 def _leaks(table: pd.DataFrame) -> list[str]:
-    """Training images that are test images too, byte for byte."""
+    """List training images that are test images too, byte for byte."""
     trained = table[(table.split == "train") & (table.sha256 != "")].drop_duplicates("sha256")
     pairs = table[table.split == "test"].merge(trained, on="sha256", suffixes=("", "_train"))
     return [
@@ -253,7 +253,7 @@ def _leaks(table: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Counted:
-    """What is wrong with the numbers of images, and whether nothing can be done with them."""
+    """Say what is wrong with the numbers of images."""
 
     lines: list[str]
     is_fault: bool
@@ -284,7 +284,7 @@ def _report(entry: DatasetEntry, category: str, root: Path, problems: Iterable[s
     shown = [f"  - {line}" for line in lines[:SHOWN]]
     if len(lines) > SHOWN:
         shown.append(f"  - and {len(lines) - SHOWN} more")
-    remedy = "Mend these files and run `sanflow index` again."
+    remedy = "Correct these files and run `sanflow index` again."
     if entry.mirrors:
         remedy += f" `sanflow download {entry.name} --data-root <another folder>` fetches a whole copy."
     return (
@@ -299,7 +299,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def _types(table: pd.DataFrame) -> dict[str, type]:
-    """Type of each column, in the order of the file."""
+    """Return the type of each column, in the order of the file."""
     return COLUMNS | ({GROUP: str} if GROUP in table else {})
 
 

@@ -1,4 +1,4 @@
-"""How each data set's own folders become rows: one function per layout, from the files' names alone.
+"""List the images of each registered data set: one function per layout, from the files' names alone.
 
 A row names its image and mask by paths relative to the data set's top folder. A mask is
 - "" for a defect-free image,
@@ -6,7 +6,7 @@ A row names its image and mask by paths relative to the data set's top folder. A
 - a folder, whose images are joined (MVTec LOCO has several masks per image), or
 - `<file>.npy/<frame>`, one frame of an array (frames, height, width) (ShanghaiTech Campus).
 
-A layout never decides silently: what does not fit goes into `problems`, and what it does not use into `leftovers`. The
+A layout reports everything: what does not fit is in `problems`, and unused files are in `leftovers`. The
 index reports both together. Names are compared in their normal form (see `sanflow.config.names.normal_form`).
 """
 
@@ -48,7 +48,7 @@ def in_order(listing: Listing) -> Listing:
 
 
 def _visa(root: Path, category: str) -> Listing:
-    """The one-class split that comes with the data set, split_csv/1cls.csv: object,split,label,image,mask."""
+    """Read the one-class split that comes with the data set, split_csv/1cls.csv: object,split,label,image,mask."""
     listing, table = Listing(), root / "split_csv" / "1cls.csv"
     with open(table, encoding="utf-8-sig", newline="") as file:
         for line in csv.DictReader(file):
@@ -65,7 +65,7 @@ def _visa(root: Path, category: str) -> Listing:
 
 
 def _magnetic_tile(root: Path, category: str) -> Listing:
-    """MT_<type>/Imgs/<name>.jpg with <name>.png as its mask; MT_Free holds the good ones. Split 80/20 here."""
+    """Read MT_<type>/Imgs/<name>.jpg with <name>.png as its mask; MT_Free holds the good ones. Split 80/20 here."""
     listing, good = Listing(), []
     for folder in folders(root):
         if not folder.name.startswith("MT_"):
@@ -87,7 +87,7 @@ def _magnetic_tile(root: Path, category: str) -> Listing:
 
 
 def _kolektor_sdd(root: Path, category: str) -> Listing:
-    """kos<nn>/Part<k>.jpg with Part<k>_label.bmp; an image is good when its label is black. Split 80/20 here."""
+    """Read kos<nn>/Part<k>.jpg with Part<k>_label.bmp; an image is good when its label is black. Split 80/20 here."""
     listing, good = Listing(), []
     for folder in folders(root):
         files = images(folder)
@@ -106,7 +106,7 @@ def _kolektor_sdd(root: Path, category: str) -> Listing:
 
 
 def _kolektor_sdd2(root: Path, category: str) -> Listing:
-    """{train, test}/<number>.png with <number>_GT.png; an image is good when its mask is black.
+    """Read {train, test}/<number>.png with <number>_GT.png; an image is good when its mask is black.
 
     Defective training images are left out: only good ones are trained on.
     """
@@ -127,7 +127,7 @@ def _kolektor_sdd2(root: Path, category: str) -> Listing:
 
 
 def _elpv(root: Path, category: str) -> Listing:
-    """labels.csv: image, probability of a defect, mono or poly; uncertain ones are left out. Split 80/20 here."""
+    """Read labels.csv: image, probability of a defect, mono or poly; uncertain ones are left out. Split 80/20 here."""
     listing, good = Listing(), []
     for number, line in enumerate((root / "labels.csv").read_text("utf-8").splitlines(), 1):
         try:
@@ -148,10 +148,10 @@ def _elpv(root: Path, category: str) -> Listing:
 
 
 def _shanghaitech_campus(root: Path, category: str) -> Listing:
-    """Scene <category>: training/frames/<scene>_*/*.jpg (decoded from training/videos), testing/frames/<scene>_*/*.jpg.
+    """Read a scene: {training,testing}/frames/<scene>_*/*.jpg; training frames are decoded from training/videos.
 
-    testing/test_frame_mask/<clip>.npy tells for each frame whether it is abnormal, testing/test_pixel_mask/<clip>.npy
-    where: an array (frames, height, width).
+    testing/test_frame_mask/<clip>.npy says for each frame whether it is abnormal. testing/test_pixel_mask/<clip>.npy
+    says where: an array (frames, height, width).
     """
     listing = Listing()
     for clip in folders(root / "training" / "frames"):

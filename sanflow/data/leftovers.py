@@ -1,4 +1,4 @@
-"""Find what lies in train/, test/ and ground_truth/ and is not used, so that no image is left out silently."""
+"""Find unused files in train/, test/ and ground_truth/, so that no image is left out without a message."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sanflow.data.litter import is_litter
 
-# Notes and annotations that people keep beside images.
+# Notes and annotations that users keep beside images.
 NOTES = {".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".doc", ".docx", ".log"}
 ANNOTATIONS = {".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml"}
 
@@ -17,7 +17,7 @@ class Leftover:
 
     Arguments:
         line: Its path and why it is not used.
-        is_document: Whether it is a note or an annotation, which nobody expects to be used.
+        is_document: Whether it is a note or an annotation, which is not expected to be used.
     """
 
     line: str
@@ -54,12 +54,14 @@ def _unused(folder: Path, used: Collection[Path]) -> Iterator[Path]:
 def _leftover(path: Path, root: Path, place: str) -> Leftover:
     name = path.relative_to(root).as_posix()
     if path.is_symlink() and not path.exists():
-        return Leftover(f"{name}: a link to {path.readlink()}, where nothing is. Mend the link")
+        return Leftover(f"{name}: a link to {path.readlink()}, which does not exist. Correct the link")
     if path.name.startswith("."):
         return Leftover(f"{name}: hidden, because its name begins with '.'. Rename it or move it away")
     if path.is_dir():
         n_files = sum(below.is_file() for below in path.rglob("*"))
-        return Leftover(f"{name}: a folder with {n_files} files, which is not read. Move its images up, or it away")
+        return Leftover(
+            f"{name}: a folder with {n_files} files, which is not read. Move its images up, or move it away"
+        )
     if path.suffix.lower() in NOTES | ANNOTATIONS:
         return Leftover(f"{name}: not an image, not used", is_document=True)
     if place.endswith("<folder>"):

@@ -1,4 +1,4 @@
-"""What a layout finds in a data set's folders, and the small functions that layouts share."""
+"""The listing that a layout makes of a data set's folders, and small functions that layouts share."""
 
 import functools
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Listing:
-    """Rows, and what does not fit.
+    """The images of a category, and the problems found.
 
     Arguments:
         rows: The images.
@@ -60,13 +60,13 @@ class Listing:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """File name endings of the image types that Pillow reads by itself."""
+    """Return the file name endings of the image types that Pillow reads by itself."""
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, kind in known if kind in Image.OPEN and kind not in {"EPS", "MPEG", "PDF"})
 
 
 def images(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted; hidden files are none."""
+    """List the image files of a folder, sorted, without hidden files."""
     return [
         path
         for path in entries(folder)
@@ -87,7 +87,7 @@ def relative(path: Path, root: Path) -> str:
 
 
 def split_good(images: Iterable[str]) -> list[Row]:
-    """The one split of defect-free images into 80 % training and 20 % test, from their sorted names and a fixed seed.
+    """Split defect-free images into 80 % training and 20 % test, by their sorted names and a fixed seed.
 
     RandomState, not Generator: only the former's stream is frozen across numpy versions.
     """

@@ -1,4 +1,4 @@
-"""Which files operating systems and tools leave in folders, so that they are neither images nor worth a message."""
+"""Recognise files that operating systems and tools leave in folders; they are ignored without a message."""
 
 import re
 
@@ -16,7 +16,7 @@ LITTER = re.compile(
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is known litter.
+    """Tell whether a file or folder of this name is made by an operating system or a tool.
 
     Example:
         >>> [name for name in (".DS_Store", "._001.png", "Thumbs.db", "001.png", ".001.png") if is_litter(name)]

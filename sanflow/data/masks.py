@@ -5,7 +5,7 @@ A mask is named by a reference relative to the data set's top folder:
 - a folder, whose files are joined (MVTec LOCO has several masks per image), or
 - `<file>.npy/<frame>`, one frame of an array (frames, height, width). No file can have that path.
 
-A pixel counts by its colour, not by its index in a palette. Background is black or transparent.
+A pixel is judged by its colour, not by its index in a palette. Background is black or transparent.
 
 Shapes: H height, W width, C channels.
 """
@@ -31,7 +31,7 @@ class Mask:
     Arguments:
         defect_HW: (H, W) bool, True where defective.
         sha256: Digest of the bytes of its files, or of its frame.
-        doubts: Why its files may mean something else: they have other levels than background and defect.
+        doubts: Why its files may be misread: they have other levels than background and defect.
     """
 
     defect_HW: ndarray
@@ -73,7 +73,7 @@ def mask_files(folder: Path) -> list[Path]:
 
 
 def _pages(data: bytes, path: Path, max_megapixels: float) -> list[ndarray]:
-    """Levels of each page, (H, W, C) with one channel for grey and three for colour."""
+    """Return the levels of each page, (H, W, C) with one channel for grey and three for colour."""
     try:
         with open_limited(data, max_megapixels) as image:
             return [
@@ -101,7 +101,7 @@ def _levels(page: Page, info: dict[str | tuple[int, int], object]) -> ndarray:
 
 
 def _on_black(colour_HWC: ndarray, alpha_HW1: ndarray) -> ndarray:
-    """Lay a drawing on black; an alpha that is the same everywhere says nothing."""
+    """Draw a mask on black; an alpha channel of one value has no meaning."""
     if alpha_HW1.min() == alpha_HW1.max() > 0:
         return colour_HWC
     shown_HWC = (colour_HWC.astype(np.int64) * alpha_HW1 // np.iinfo(alpha_HW1.dtype).max).astype(colour_HWC.dtype)
@@ -114,7 +114,7 @@ def _on_black(colour_HWC: ndarray, alpha_HW1: ndarray) -> ndarray:
 
 
 def _doubts(levels_HWC: ndarray) -> list[str]:
-    """Why a page may not be two levels, background and defect."""
+    """Say why a page may not have two levels, background and defect."""
     if levels_HWC.shape[-1] == 1 or (levels_HWC == levels_HWC[..., :1]).all():
         grey_HW = levels_HWC[..., 0]
         if grey_HW.dtype.kind == "u":
@@ -133,9 +133,9 @@ def _doubts(levels_HWC: ndarray) -> list[str]:
         return []
     some = ", ".join(shown if len(shown) <= SHOWN_LEVELS else [*shown[: SHOWN_LEVELS - 1], "...", shown[-1]])
     return [
-        f"expected a mask of two {kind}s, black and one other, but found {len(levels)}: {some}. Mend the mask, or set "
-        "`mask_above` for the data set: the value above which a pixel is defective (its brightest channel), 127 for "
-        "soft edges, 0 where all but black is defective"
+        f"expected a mask of two {kind}s, black and one other, but found {len(levels)}: {some}. Correct the mask, or "
+        "set `mask_above` for the data set: the value above which a pixel is defective (its brightest channel), 127 "
+        "for soft edges, 0 where all but black is defective"
     ]
 
 

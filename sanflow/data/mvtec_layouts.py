@@ -12,7 +12,7 @@ from sanflow.errors import DataError
 
 
 def mvtec(root: Path, category: str, good: str = "good") -> Listing:
-    """<category>/{train/good, test/good, test/<defect>, ground_truth/<defect>}.
+    """Read <category>/{train/good, test/good, test/<defect>, ground_truth/<defect>}.
 
     A mask is `<stem>_mask` or `<stem>`, a file, or a folder `<stem>` of several files. Anything else in these folders
     is reported.
@@ -65,7 +65,7 @@ def _masks_by_stem(folder: Path, root: Path, listing: Listing, used: set[Path]) 
 
 
 def masks_of_good_images(masks: Iterable[Path], root: Path) -> list[str]:
-    """Masks of good images are not used, so they must be empty."""
+    """Check that masks of good images are empty, because they are not used."""
     problems = []
     for mask in masks:
         try:
@@ -82,12 +82,12 @@ def masks_of_good_images(masks: Iterable[Path], root: Path) -> list[str]:
 
 
 def btad(root: Path, category: str) -> Listing:
-    """MVTec AD's layout with `ok` for good and `ko` for defective images."""
+    """Read MVTec AD's layout with `ok` for good and `ko` for defective images."""
     return mvtec(root, category, good="ok")
 
 
 def mvtec_ad_2(root: Path, category: str) -> Listing:
-    """<category>/{train/good, validation/good, test_public/{good, bad, ground_truth/bad}}; <number>_<light>.png.
+    """Read <category>/{train/good, validation/good, test_public/{good, bad, ground_truth/bad}}; <number>_<light>.png.
 
     The private test sets have no labels and are not listed.
     """

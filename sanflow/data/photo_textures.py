@@ -1,9 +1,9 @@
-"""The built-in data set: three photographed textures in crops, half of the test crops with a defect.
+"""Make the built-in data set: crops of three photographed textures, half of the test crops with a defect.
 
 Brick, grass and gravel are the 512 x 512 grey photographs that scikit-image carries. The middle columns of a photograph
 are cut into test crops, the outer columns into training crops, so no pixel is in both. Everything follows from one
-seed, in integer arithmetic and with a PNG writer of its own, so that the files are the same bytes on every machine.
-The defects are frozen: a test holds their digests, and no encoder is tuned by changing them.
+seed, in integer arithmetic and with a separate PNG writer, so that the files are the same bytes on every machine.
+The defects never change: a test compares their digests.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from numpy.random import RandomState
 
 from sanflow.errors import DataError
 
-# Digests of the decoded photographs, because another release of scikit-image may carry others.
+# Digests of the decoded photographs, because another release of scikit-image may contain others.
 PHOTOGRAPHS = {
     "brick": "664a145c5253f0d66db1a12776785f0ea35a44cc7447ffc933f6d6118dc58643",
     "grass": "b18dae4c68bf850a7a7b28a29d1846c76be890665117b57fd125fe29c4d4ede6",
@@ -86,7 +86,7 @@ def paint_defect(kind: str, crop: ndarray, others: list[ndarray], random: Random
 
 
 def _blur(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """A region out of focus: three passes of an 11 x 11 box."""
+    """Paint a region out of focus: three passes of an 11 x 11 box."""
     depth = _blob(random, radius=random.uniform(20, 30))
     blurred = crop
     for _ in range(3):
@@ -95,7 +95,7 @@ def _blur(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[nd
 
 
 def _foreign_patch(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """An irregular piece of another texture with a hard edge."""
+    """Paint an irregular piece of another texture with a hard edge."""
     depth = _blob(random, radius=random.uniform(13, 20))
     other = others[random.randint(len(others))]
     row, column = random.randint(0, other.shape[0] - CROP + 1, size=2)
@@ -104,7 +104,7 @@ def _foreign_patch(crop: ndarray, others: list[ndarray], random: RandomState) ->
 
 
 def _scratch(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """A long, slightly bent line, bright or dark, thinner towards its ends."""
+    """Paint a long, slightly bent line, bright or dark, thinner towards its ends."""
     length, angle, bend = random.uniform(50, 90), random.uniform(0, np.pi), random.uniform(-10, 10)
     width, bright = random.uniform(2.6, 3.8), random.randint(2) == 1
     grey = random.randint(218, 242) if bright else random.randint(4, 24)
@@ -125,7 +125,7 @@ def _scratch(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple
 
 
 def _stain(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """A spilt liquid: the texture below stays visible but darker."""
+    """Paint a spilt liquid: the texture below stays visible but darker."""
     depth = _blob(random, radius=random.uniform(13, 22))
     percent = random.randint(36, 50)
     darker = (crop.astype(np.int64) * percent // 100).astype(np.uint8)
@@ -142,7 +142,7 @@ PAINTERS: dict[str, Painter] = {
 
 
 def _blob(random: RandomState, radius: float) -> ndarray:
-    """Depth below the edge of an irregular round region, in pixels, (CROP, CROP); positive inside."""
+    """Return the depth below the edge of an irregular round region, in pixels, (CROP, CROP); positive inside."""
     centre_row, centre_column = random.uniform(radius, CROP - radius, size=2)
     rows, columns = np.mgrid[:CROP, :CROP]
     rows, columns = rows - centre_row, columns - centre_column
@@ -154,14 +154,14 @@ def _blob(random: RandomState, radius: float) -> ndarray:
 
 
 def _blend(below: ndarray, above: ndarray, depth: ndarray, edge: float) -> ndarray:
-    """`above` where depth exceeds `edge` pixels, a ramp up to there from the edge of the region, `below` outside."""
+    """Blend two textures: `above` deeper than `edge` pixels in the region, a ramp before that, `below` outside."""
     weight = np.floor(np.clip((depth + edge / 4) / (edge * 1.25), 0, 1) * 256 + 0.5).astype(np.int64)
     weight[depth <= 0] = 0
     return ((below * (256 - weight) + above * weight + 128) // 256).astype(np.uint8)
 
 
 def _box_mean(image: ndarray, radius: int) -> ndarray:
-    """Mean over a square of 2 radius + 1 pixels, edges repeated; whole numbers throughout."""
+    """Compute the mean over a square of 2 radius + 1 pixels, edges repeated; whole numbers throughout."""
     side = 2 * radius + 1
     sums = np.pad(image.astype(np.int64), radius, mode="edge")
     for axis in (0, 1):
@@ -173,7 +173,7 @@ def _box_mean(image: ndarray, radius: int) -> ndarray:
 
 
 def _crops(photograph: ndarray, columns: tuple[tuple[int, int], ...], n: int, random: RandomState) -> list[ndarray]:
-    """`n` crops inside the column ranges, spread over the photograph's height, every second one mirrored."""
+    """Cut `n` crops inside the column ranges, spread over the photograph's height, every second one mirrored."""
     heights = random.permutation(np.linspace(0, photograph.shape[0] - CROP, n).astype(np.int64))
     crops = []
     for i, row in enumerate(heights):

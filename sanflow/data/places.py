@@ -24,7 +24,7 @@ def locate(folder: Path, probes: Sequence[str], title: str) -> Path:
     for candidate in (folder, *below):
         if any((candidate / probe).exists() for probe in probes):
             return candidate
-    # A category itself in place of the folder around it.
+    # The user may have named a category instead of its parent folder.
     if any((folder.parent / probe).exists() and probe.split("/")[0] == folder.name for probe in probes):
         hint = f"It looks like one category itself: give its parent folder, {folder.parent}."
     else:
@@ -37,7 +37,7 @@ def locate(folder: Path, probes: Sequence[str], title: str) -> Path:
 
 
 def category_folder(root: Path, category: str) -> Path:
-    """Find the folder of a category, however the letters of its name are composed there.
+    """Find the folder of a category; its name may be in another Unicode form.
 
     Arguments:
         root: The data set's top folder.

@@ -1,4 +1,4 @@
-"""Open the files of one row of an index: its facts, what is wrong with them, and what its category must know."""
+"""Open the files of one row of an index; collect their facts and problems, and warn of unusual values."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Record:
     Arguments:
         columns: Of the index.
         problems: Faults of its files.
-        doubts: Levels of its mask that could mean something else.
+        doubts: Levels of its mask that may be misread.
         covered: Share of the image that its mask covers.
         largest: Largest value of a 16-bit file; None for other files.
     """

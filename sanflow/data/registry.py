@@ -1,6 +1,6 @@
-"""What is known of each data set: where it comes from, what it must hash to, which categories it has.
+"""The registered data sets: where each comes from, its hash, and its categories.
 
-The facts stand in resources/datasets.yaml; a data set of the user's own (`kind: folder`) is read
+The facts are in resources/datasets.yaml; a data set of the user's own (`kind: folder`) is read
 from its folder.
 """
 
@@ -80,7 +80,7 @@ class DatasetEntry(_Strict):
 
 @functools.cache
 def load_registry(path: Path | None = None) -> dict[str, DatasetEntry]:
-    """All registered data sets by name, in order of importance.
+    """Load all registered data sets by name, in order of importance.
 
     Arguments:
         path: Another file of the same form.
@@ -97,7 +97,7 @@ def load_registry(path: Path | None = None) -> dict[str, DatasetEntry]:
 
 
 def dataset_entry(name: str, kind: Kind = "registered", root: str | Path | None = None) -> DatasetEntry:
-    """The entry of a data set.
+    """Return the entry of a data set.
 
     Arguments:
         name: A name of the registry, or any name for `kind="folder"`.
@@ -201,7 +201,7 @@ def _require_present(entry: DatasetEntry, root: Path, wanted: Sequence[str]) -> 
 
 
 def _require_only_categories(name: str, folder: Path, known: list[str]) -> None:
-    """No empty or half category is passed over in silence: its `train/good` may be misspelt or missing."""
+    """Report empty or incomplete categories, because a `train/good` may be misspelt or missing."""
     others = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and normal_form(path.name) not in known:
@@ -233,7 +233,7 @@ def categories(
     kind: Kind = "registered",
     root: str | Path | None = None,
 ) -> list[str]:
-    """The categories of a data set, `all` resolved, each checked to exist.
+    """List the categories of a data set, `all` resolved, each checked to exist.
 
     Needs no download: a registered data set's categories are known, those of a folder are its subfolders. Names are in
     their normal form.

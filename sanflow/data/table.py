@@ -1,4 +1,4 @@
-"""List the images of a data set that its user describes in one CSV file (`kind: list`), whatever its folders look like.
+"""List the images of a data set that the user describes in one CSV file (`kind: list`), for any layout of folders.
 
 Columns: image, split (train, validation, test), label (0 good, 1 defective); optionally mask, defect_type, group,
 category. Paths are relative to the CSV file's folder.
@@ -88,7 +88,7 @@ def list_table(path: Path, category: str, dataset: str) -> Listing:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and cells of each line of the file, without blanks around them; missing cells are empty."""
+    """Yield number and cells of each line of the file, without blanks around them; missing cells are empty."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -17,7 +17,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 @dataclass(frozen=True)
 class Vanished:
-    """What the resizing of masks loses.
+    """Counts of defects that the resizing of masks loses.
 
     Arguments:
         size: Height and width after resizing.
@@ -36,7 +36,7 @@ class Vanished:
     empty: int = 0
 
     def warnings(self) -> list[str]:
-        """One sentence for each count that is not 0.
+        """Return one sentence for each count that is not 0.
 
         Example:
             >>> Vanished((64, 64), images=2, of_images=3, regions=2, of_regions=3).warnings()[0]

@@ -1,7 +1,7 @@
-"""Frozen feature extractors: an image goes in, feature maps at one to four scales come out.
+"""Frozen feature extractors: they turn an image into feature maps at one to four scales.
 
-The only package that knows timm, torchvision's models and the released ResNets' reflection padding. The rest of
-sanflow sees an `Encoder`: `channels`, `strides`, `mean`, `std`, `identity`, and a call that takes images_B3HW and
+Only this package imports timm and torchvision's models, and sets the released ResNets' reflection padding. The rest of
+sanflow uses an `Encoder`: `channels`, `strides`, `mean`, `std`, `identity`, and a call that takes images_B3HW and
 gives a list of features_BChw.
 """
 

@@ -21,7 +21,7 @@ from sanflow.files import sha256_of_file
 
 Padding = Literal["reflect", "zeros"]
 
-# An image twice as wide as high tells rows from columns; 448 is divisible by every common patch size and stride.
+# An image twice as wide as high shows which axis is which; 448 is divisible by every common patch size and stride.
 PROBE_SIZE = (448, 896)
 
 
@@ -37,7 +37,7 @@ def build_encoder(
 ) -> Encoder:
     """Build a frozen encoder.
 
-    Torch's global random state is left alone.
+    Torch's global random state does not change.
 
     Arguments:
         name: `timm/<architecture>.<tag>` or `torchvision/<architecture>`.
@@ -53,7 +53,7 @@ def build_encoder(
 
     Raises:
         ConfigError: If the name, a tap, the padding or the number of scales does not fit.
-        WeightsError: If the weights cannot be had or do not fit the network.
+        WeightsError: If the weights cannot be obtained or do not fit the network.
 
     Example:
         >>> encoder = build_encoder("timm/resnet18.tv_in1k", weights="random")
@@ -108,7 +108,7 @@ def _create(name: str, weights: str | os.PathLike[str], seed: int) -> Network:
 
 
 def _in_release(network: Network) -> bool:
-    """Whether the released code runs with this network; torchvision's first ResNets are those of timm's tag tv_in1k."""
+    """Tell whether the released code has this network; torchvision's first ResNets are timm's with tag tv_in1k."""
     tag = "tv_in1k" if network.tag == "IMAGENET1K_V1" else network.tag
     listed = LISTED_ENCODERS.get(f"timm/{network.architecture}.{tag}")
     return listed is not None and listed.in_release
@@ -126,7 +126,7 @@ def _checked(taps: Sequence[str], network: Network) -> list[str]:
 
 
 def _load(network: Network, weights: str | os.PathLike[str], seed: int) -> dict[str, Any]:
-    """Fill the network and tell what with."""
+    """Load the weights into the network, and return what identifies them."""
     if weights == "random":
         facts: dict[str, Any] = {"weights": "random", "seed": seed}
     else:

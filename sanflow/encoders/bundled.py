@@ -21,12 +21,12 @@ VERSION = "0.1.0"
 FILE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MEAN = STD = (0.5, 0.5, 0.5)
-"""How the images were normalised in the training of these weights, whatever timm says of the tag's own."""
+"""Mean and standard deviation with which these weights were trained; timm lists others for this tag."""
 CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
 def with_bundled_weights(network: Network) -> Network:
-    """The network with the bundled weights as those to fetch, and their mean and standard deviation.
+    """Return the network set to use the bundled weights, with their mean and standard deviation.
 
     Raises:
         ConfigError: If no weights of this network are bundled.
@@ -40,7 +40,7 @@ def with_bundled_weights(network: Network) -> Network:
 
 
 def bundled_file() -> Path:
-    """Path of the installed file of weights, its SHA-256 checked.
+    """Return the path of the installed file of weights, its SHA-256 checked.
 
     Raises:
         WeightsError: If the package is not installed, or its file is missing or has other content.

@@ -1,4 +1,4 @@
-"""The frozen feature extractor that the rest of sanflow sees.
+"""The frozen feature extractor that the rest of sanflow uses.
 
 Suffixes: B images, C channels of a scale, H and W image height and width, h and w map height and width.
 """
@@ -22,16 +22,16 @@ class Encoder(nn.Module):
 
     Arguments:
         network: A module that gives the taps' outputs as a list.
-        layouts: What each tap gives.
-        mean: What the images' three channels are reduced by, in the range [0, 1].
-        std: What they are divided by afterwards.
-        identity: What decides the features: name, tag, taps, padding, digest of the weights and so on.
+        layouts: Layout of each tap's output.
+        mean: Subtracted from the images' three channels, which are in [0, 1].
+        std: They are divided by this afterwards.
+        identity: Facts that decide the features: name, tag, taps, padding, digest of the weights and so on.
         fixed_size: The one height and width it takes, if it takes only one.
 
     Attributes:
         channels: Channels of each scale.
         strides: Image pixels per map location of each scale.
-        feature_scales: What each scale is divided by, or None.
+        feature_scales: Number by which each scale is divided, or None.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the features, as plain values for the checkpoint and the provenance."""
+        """Facts that decide the features, as plain values for the checkpoint and the provenance."""
         return {**self._identity, "feature_scales": self.feature_scales}
 
     def set_feature_scales(self, feature_scales: Sequence[float] | None) -> None:
@@ -83,18 +83,18 @@ class Encoder(nn.Module):
             self.feature_scales = values
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode whatever is asked, for a frozen network has no other."""
+        """Stay in eval mode for any argument, because a frozen network has no other."""
         return super().train(False)
 
     def normalise(self, images_B3HW: Tensor) -> Tensor:
-        """Bring images in [0, 1] to the mean and spread that the network was trained with, in the fastest layout."""
+        """Normalise images in [0, 1] by the network's mean and standard deviation, in the fastest memory layout."""
         constants = torch.tensor([self.mean, self.std], dtype=images_B3HW.dtype)
         mean_3, std_3 = constants.to(images_B3HW.device, non_blocking=True)
         return ((images_B3HW - mean_3[:, None, None]) / std_3[:, None, None]).contiguous(memory_format=MEMORY_FORMAT)
 
     @torch.no_grad()
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Features of normalised images.
+        """Compute the features of normalised images.
 
         Arguments:
             images_B3HW: From `normalise`.
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         return [features_BChw / scale for features_BChw, scale in zip(features, self.feature_scales, strict=True)]
 
     def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of each scale's map for images of a size, found without computing the features.
+        """Find height and width of each scale's map for images of a size, without computing the features.
 
         Raises:
             ConfigError: If the network cannot take images of this size.
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
                 f"but got {height} x {width}. Choose such an `input_size`."
             )
         deepest = max(self.strides)
-        # A map of one cell has nothing to reflect.
+        # A map of one cell cannot be padded by reflection.
         if self._identity.get("padding") == "reflect" and min(height, width) <= deepest:
             raise ConfigError(
                 f"Expected images of more than {deepest} pixels for {name}, which pads by reflection at stride "

@@ -1,4 +1,4 @@
-"""How a network's output becomes a feature map: channels first, channels last or a row of tokens.
+"""Turn a network's output into a feature map: channels first, channels last or a row of tokens.
 
 Suffixes: B images, C channels, h and w map height and width, N tokens.
 """
@@ -15,7 +15,7 @@ from sanflow.errors import ConfigError
 
 @dataclass(frozen=True)
 class Layout:
-    """What one tap gives.
+    """The layout of one tap's output.
 
     Arguments:
         kind: `first` (B, C, h, w), `last` (B, h, w, C) or `tokens` (B, N, C), class tokens before the map's.
@@ -28,7 +28,7 @@ class Layout:
     stride: int
 
     def to_map(self, output: Tensor, image_size: Sequence[int]) -> Tensor:
-        """The tap's output as features_BChw; class and distillation tokens are dropped.
+        """Turn the tap's output into features_BChw; class and distillation tokens are dropped.
 
         Arguments:
             output: The tap's output in its own layout.
@@ -64,7 +64,7 @@ def layout_of(shape: Sequence[int], image_size: Sequence[int], tap: str, channel
     if len(shape) == 3:
         map_height = isqrt((shape[1]) // ratio)
         n_locations = map_height**2 * ratio
-        # More tokens before the map than any transformer has means that this is no map.
+        # With more extra tokens than any transformer has, this is no map.
         if n_locations > 0 and shape[1] - n_locations <= 16 and height % map_height == 0:
             return Layout("tokens", shape[2], height // map_height)
     raise ConfigError(

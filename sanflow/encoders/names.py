@@ -1,7 +1,7 @@
-"""The encoders with taps of their own: those that the release names, and the one whose weights are bundled.
+"""The encoders with listed taps: those that the release names, and the one whose weights are bundled.
 
-The release wrote down architectures, not weights; each tag here is the choice of this project. `in_release` says
-whether the released code runs with that encoder; where it does not, the taps are our completion of it.
+The release names architectures, not weights; each tag here is the choice of this project. `in_release` says
+whether the released code runs with that encoder; where it does not, the taps are this project's choice.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ListedEncoder:
         taps: Modules whose outputs are the features, in the order of the flows; with n scales the last n count.
         channels: Channels at each tap.
         strides: Image pixels per map location at each tap.
-        in_release: Whether the released code runs with it; otherwise it is our completion.
-        note: What is particular about it.
+        in_release: Whether the released code runs with it.
+        note: A remark on it.
     """
 
     name: str

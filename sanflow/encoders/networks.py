@@ -1,4 +1,4 @@
-"""What a library of networks tells about one of them, before weights, padding and taps are chosen."""
+"""A network with the facts that its library gives, before weights, padding and taps are chosen."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """An untapped network with random weights and all that is known of it.
+    """A network with random weights and without taps, and the facts about it.
 
     Arguments:
         module: The network; its classifier may be missing.
@@ -28,9 +28,9 @@ class Network:
         std: Image standard deviation of the pretrained weights.
         heads: Modules of the classifier, which no feature needs: their weights are never loaded.
         default_taps: Gives the taps for a number of scales, or raises `ConfigError`.
-        tap: Makes of the module and its taps a module that gives a list of outputs.
+        tap: Turns the module and its taps into a module that gives a list of outputs.
         fetch: Gives the path of the pretrained weights' file, from the cache or the network.
-        convert: Brings a weight file of another layout into the module's, where the library can.
+        convert: Converts a weight file of another layout to the module's, where the library can.
         fixed_size: The one image height and width it takes, if only one.
         channels_last: Whether its maps are (B, h, w, C).
     """
@@ -53,9 +53,9 @@ class Network:
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """Draw the weights made inside from `seed` and leave torch's global random state as it was.
+    """Draw the weights made inside from `seed`, and restore torch's global random state afterwards.
 
-    Only the CPU's generator is touched: networks are built there, and a CUDA generator that someone seeded stays.
+    Only the CPU's generator is used, because networks are built there; CUDA's generators do not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
@@ -63,7 +63,7 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
 
 def unknown_tap(tap: str, name: str, modules: Sequence[str]) -> ConfigError:
-    """The error for a tap that a network does not have, with the nearest names it has."""
+    """Make the error for a tap that a network does not have, with the nearest names it has."""
     near = get_close_matches(tap, modules, n=5, cutoff=0.3) or list(modules[-5:])
     return ConfigError(
         f"Expected `taps` to be layers of {name}, but it has none called {tap!r}. Near names: {', '.join(near)}."
@@ -71,14 +71,14 @@ def unknown_tap(tap: str, name: str, modules: Sequence[str]) -> ConfigError:
 
 
 def unknown_name(kind: str, wanted: str, known: Sequence[str]) -> ConfigError:
-    """The error for an architecture that a library does not have, with the nearest names it has."""
+    """Make the error for an architecture that a library does not have, with the nearest names it has."""
     near = get_close_matches(wanted, known, n=5, cutoff=0.3)
     hint = f"Near names: {', '.join(near)}." if near else f"It has {len(known)} others."
     return ConfigError(f"Expected the name of a {kind} model, but got {wanted!r}. {hint}")
 
 
 def last_taps(taps: Sequence[str], name: str, scales: int) -> list[str]:
-    """The last `scales` of an encoder's own taps.
+    """Return the last `scales` of an encoder's own taps.
 
     Raises:
         ConfigError: If it has fewer.

@@ -1,4 +1,4 @@
-"""Measure how far each scale's features spread, so that a flow can be given features of spread one.
+"""Measure the standard deviation of each scale's features, so that it can be divided out before a flow.
 
 Suffixes: B images, C channels of a scale, h and w map height and width.
 """
@@ -13,7 +13,7 @@ from sanflow.errors import DataError
 
 
 def measure_feature_scales(encoder: Encoder, batches: Iterable[Tensor]) -> list[float]:
-    """Standard deviation of each scale over images, channels and locations, before any division.
+    """Measure the standard deviation of each scale over images, channels and locations, before any division.
 
     Arguments:
         encoder: Its current `feature_scales` do not matter.

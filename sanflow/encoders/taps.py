@@ -1,6 +1,6 @@
-"""Run a network up to its last tap and give the taps' outputs.
+"""Run a network up to its last tap and return the taps' outputs.
 
-A tap is a module; what the network would compute after the last one is never computed.
+A tap is a module; layers after the last one are never computed.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _caught: ContextVar[dict[str, Tensor] | None] = ContextVar("caught", default=Non
 
 
 class _AllCaught(Exception):
-    """Ends a forward pass whose remaining layers nobody needs."""
+    """Ends a forward pass whose remaining layers are not needed."""
 
 
 class _Catch:
@@ -53,7 +53,7 @@ class TappedNetwork(nn.Module):
             network.get_submodule(tap).register_forward_hook(_Catch(tap, len(self.taps)))
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Outputs of the taps, in the order of the taps.
+        """Return the outputs of the taps, in the order of the taps.
 
         Raises:
             ConfigError: If a tap never runs.
@@ -93,14 +93,14 @@ def tap_modules(network: nn.Module, taps: Sequence[str], name: str) -> TappedNet
 
 
 def without_in_place(network: nn.Module) -> None:
-    """Switch off in-place activations: they would overwrite a tap's output after it was caught."""
+    """Switch off in-place activations, because they would overwrite a tap's output."""
     for module in network.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
 
 
 def shapes_at_taps(network: nn.Module, height: int, width: int) -> list[tuple[int, ...]]:
-    """Shapes of the taps' outputs for one image, found without computing anything.
+    """Find the shapes of the taps' outputs for one image, without computing anything.
 
     Arguments:
         network: A module that gives a list of tensors.

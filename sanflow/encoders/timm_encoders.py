@@ -1,7 +1,7 @@
 """Networks of timm, named `timm/<architecture>.<tag>`; the only module that imports timm.
 
-The tag is always written, because timm's bare names move from weights to weights: `wide_resnet50_2` is not the
-checkpoint of the paper, `wide_resnet50_2.tv_in1k` is.
+The tag is required, because a name without one means other weights in other versions of timm: `wide_resnet50_2` is not
+the checkpoint of the paper, `wide_resnet50_2.tv_in1k` is.
 """
 
 import sys
@@ -22,7 +22,7 @@ ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img
 
 
 def create_timm(model: str, seed: int, random: bool) -> Network:
-    """A network of timm, with random weights.
+    """Create a network of timm, with random weights.
 
     Arguments:
         model: `<architecture>.<tag>`.
@@ -37,7 +37,7 @@ def create_timm(model: str, seed: int, random: bool) -> Network:
     architecture, tag = _split(model)
     known = timm.models.get_arch_pretrained_cfgs(model)[model if tag else architecture]
     name = f"timm/{model}"
-    # Half of a ResNet is silent while the last BatchNorm of each block starts at zero, so random weights do without.
+    # A zero-initialised last BatchNorm disables the residual branch of its block, so random weights have none.
     wide_awake = {"zero_init_last": False} if random and hasattr(timm.models.resnet, architecture) else {}
     with seeded_weights(seed):
         module, any_size = _create(model, known.fixed_input_size, wide_awake)
@@ -72,13 +72,15 @@ def _split(model: str) -> tuple[str, str | None]:
         return architecture, tag or None
     choices = ", ".join(f"timm/{architecture}.{known}" for known in named) or f"timm/{architecture}, which has no tag"
     found = (
-        f"tag {tag!r}" if tag else f"the bare name timm/{architecture}, which timm may point to other weights any day"
+        f"tag {tag!r}"
+        if tag
+        else f"the name timm/{architecture} without a tag, which means other weights in other versions of timm"
     )
     raise ConfigError(f"Expected the weights' tag in the name of the encoder, but got {found}. Choose from: {choices}.")
 
 
 def _create(model: str, fixed: bool, arguments: dict[str, Any]) -> tuple[nn.Module, bool]:
-    """The network without its classifier, and whether it takes images of any size."""
+    """Create the network without its classifier; also return whether it takes images of any size."""
     import timm
 
     if fixed:

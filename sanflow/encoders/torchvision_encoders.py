@@ -1,7 +1,7 @@
 """Networks of torchvision, named `torchvision/<architecture>`, or `torchvision/<architecture>.<weights>`.
 
-Without weights in the name the first ones that torchvision lists are meant (for ResNets IMAGENET1K_V1, the paper's);
-unlike timm's default they do not move. Taps are node names of `torchvision.models.feature_extraction`.
+A name without weights means the first ones that torchvision lists (for ResNets IMAGENET1K_V1, the paper's);
+unlike timm's default they do not change. Taps are node names of `torchvision.models.feature_extraction`.
 """
 
 import warnings
@@ -18,10 +18,10 @@ from sanflow.encoders.weights import cannot_get, fetch_url, in_heads
 from sanflow.errors import ConfigError
 
 HEADS = ("fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits")
-"""What torchvision's classifiers are called."""
+"""Names of the classifiers in torchvision's networks."""
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    # As with pretrained weights, which were trained on images normalised in another way.
+    # Use the mean and standard deviation of the pretrained weights.
     "googlenet": {"transform_input": True, "init_weights": False},
     "inception_v3": {"transform_input": True, "init_weights": False},
 }
@@ -30,7 +30,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class _Extracted(nn.Module):
-    """The graph that leads to the taps, as a module that gives a list."""
+    """The part of the network that leads to the taps, as a module that gives a list."""
 
     def __init__(self, graph: nn.Module, taps: Sequence[str]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Extracted(nn.Module):
 
 
 def create_torchvision(model: str, seed: int) -> Network:
-    """A network of torchvision, with random weights.
+    """Create a network of torchvision, with random weights.
 
     Arguments:
         model: `<architecture>` or `<architecture>.<weights>`, such as `resnet18.IMAGENET1K_V1`.

@@ -17,18 +17,18 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs keep the weights beside other things."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before the name of every tensor of the network that they wrap."""
+"""Prefixes that DataParallel and torch.compile add to the name of every tensor of the network that they wrap."""
 COUNTER = "num_batches_tracked"
 """BatchNorm's step counter: absent from old files and without meaning in eval mode."""
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids to use the network."""
+    """Tell whether HF_HUB_OFFLINE forbids the use of the network."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def cannot_get(name: str, reason: str, source: str) -> WeightsError:
-    """The error for pretrained weights that cannot be had, with the way round it."""
+    """Make the error for pretrained weights that cannot be fetched, with a workaround."""
     return WeightsError(
         f"Expected to get the pretrained weights of {name}, but {reason}. Where there is a network, fetch {source}; "
         "then copy the file here and set `weights: <file>`, or set `weights: random` for a test without meaning."
@@ -36,7 +36,7 @@ def cannot_get(name: str, reason: str, source: str) -> WeightsError:
 
 
 def fetch_url(url: str, name: str) -> Path:
-    """Path of a weight file of the internet, from torch's cache or downloaded into it and checked.
+    """Return the path of a weight file of the internet, from torch's cache or downloaded into it and checked.
 
     Arguments:
         url: Its address; eight or more hexadecimal digits before the suffix are the start of its SHA-256.
@@ -119,7 +119,7 @@ def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
     except OSError:
         start = b""
     if start.startswith(b"<"):
-        return "it is a web page that was saved in place of the weights (of a login, or of a wrong address)."
+        return "it is a web page that was saved instead of the weights (a login page, or a wrong address)."
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS; `git lfs pull` fetches the file itself."
     if isinstance(error, UnpicklingError):
@@ -137,7 +137,7 @@ def _describe(content: Any) -> str:
 
 
 def in_heads(key: str, heads: Iterable[str]) -> bool:
-    """Whether a key of a state_dict, or a module's name, belongs to one of the classifier's modules."""
+    """Tell whether a key of a state_dict, or a module's name, belongs to one of the classifier's modules."""
     return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 
@@ -152,7 +152,7 @@ def fit_weights(
     """Load weights so that every tensor but the classifier's has one place, and every place its tensor.
 
     Arguments:
-        module: What to fill.
+        module: The network to fill.
         state: Named tensors.
         heads: Modules of the classifier, whose tensors may be missing or left over.
         source: Where the weights come from, for the message.
@@ -172,7 +172,7 @@ def fit_weights(
     if convert is not None and _differences(module, given, heads):
         try:
             given, converted = dict(convert(given, module)), True
-        except Exception:  # a foreign converter may fail in any way on foreign names: then the names are the message
+        except Exception:  # a converter may fail in any way on unknown names, which the message below lists
             given = dict(state)
     if differences := _differences(module, given, heads):
         raise WeightsError(
@@ -185,7 +185,7 @@ def fit_weights(
 
 
 def _without_prefix(state: Mapping[str, Tensor], module: nn.Module) -> tuple[str, dict[str, Tensor]]:
-    """The prefix that all names have and the network's own have not, and the tensors without it."""
+    """Return the prefix that all names have and the network's own do not, and the tensors without it."""
     removed, given = "", dict(state)
     foreign = [prefix for prefix in PREFIXES if not any(key.startswith(prefix) for key in module.state_dict())]
     while prefix := next((p for p in foreign if given and all(key.startswith(p) for key in given)), ""):
@@ -212,7 +212,7 @@ def _some(keys: list[str], limit: int = 6) -> str:
 
 
 def weights_digest(state: Mapping[str, Tensor], heads: Iterable[str] = ()) -> str:
-    """SHA-256 over names, types, shapes and values of the weights, whatever file they came in.
+    """Compute the SHA-256 over names, types, shapes and values of the weights, independent of the file format.
 
     Two networks with the same digest give the same features. The classifier and BatchNorm's counters do not count,
     so timm's, torchvision's and the authors' copies of the same ResNet agree.

@@ -198,7 +198,7 @@ def evaluate_files(
 
 
 def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The cost of a training, under its names in metrics.json, from the content of train.json.
+    """Return the cost of a training, under its names in metrics.json, from the content of train.json.
 
     Example:
         >>> training_cost({"seconds": {"total": 60.0, "encoder": 20.0}, "images_per_second": 8.0, "device": "cpu"})
@@ -251,7 +251,7 @@ def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
 
 
 def _histograms(maps_NHW: np.ndarray, normal_NHW: np.ndarray, anomalous_NHW: np.ndarray) -> dict[str, np.ndarray]:
-    """Histograms of pixel scores by ground truth."""
+    """Count pixel scores in histograms by ground truth."""
     edges = np.linspace(float(maps_NHW.min()), float(maps_NHW.max()) or 1.0, HISTOGRAM_BINS + 1)
     if edges[0] >= edges[-1]:
         edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, HISTOGRAM_BINS + 1)
@@ -263,7 +263,7 @@ def _histograms(maps_NHW: np.ndarray, normal_NHW: np.ndarray, anomalous_NHW: np.
 
 
 def _flat(curves: dict[str, tuple[np.ndarray, np.ndarray]], level: str) -> dict[str, np.ndarray]:
-    """Curves as entries of an archive: <level>_<curve>_x and _y."""
+    """Turn curves into entries of an archive: <level>_<curve>_x and _y."""
     return {
         f"{level}_{name}_{axis}": values
         for name, curve in curves.items()

@@ -180,7 +180,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _experiment_of(settings: Mapping[str, Any], path: str | os.PathLike[str]) -> Any:
-    """The settings of a checkpoint, in the model of their method."""
+    """Read the settings of a checkpoint into the model of their method."""
     name = str(settings.get("method"))
     if name not in methods():
         raise IntegrityError(

@@ -47,7 +47,7 @@ class Cost:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def state(self) -> dict[str, Any]:
-        """What a saved state holds of it; all attempts up to now."""
+        """Return what a saved state holds of it; all attempts up to now."""
         return {
             "seconds": dict(self.seconds),
             "total": self.total,
@@ -57,7 +57,7 @@ class Cost:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state: this is one attempt more."""
+        """Continue from a saved state; this counts as one more attempt."""
         for name, seconds in state["seconds"].items():
             self.add(name, seconds)
         self._total_before = state["total"]
@@ -67,18 +67,18 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """Seconds of wall time of all attempts, as far as their states tell."""
+        """Return the seconds of wall time of all attempts that saved a state, and of this one."""
         return self._total_before + time.perf_counter() - self._start
 
     def energy(self) -> float | None:
-        """Joules of the GPU, other users of it included; None if the driver does not tell."""
+        """Return the joules of the GPU, other users of it included; None if the driver does not report it."""
         now = _energy_joules(self.device)
         if now is None or self._energy_start is None:
             return self._energy_before
         return (self._energy_before or 0.0) + now - self._energy_start
 
     def peak(self) -> int:
-        """Most memory in use: of the GPU by torch, or of the process on a CPU; in bytes."""
+        """Return the most memory in use: of the GPU by torch, or of the process on a CPU; in bytes."""
         return max(self.peak_memory_bytes, _peak_memory(self.device))
 
 
@@ -91,7 +91,7 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def _energy_joules(device: torch.device) -> float | None:
-    """Energy that the GPU has used since its driver was loaded, if NVML is installed and tells."""
+    """Read the energy that the GPU has used since its driver was loaded, if NVML is installed and reports it."""
     if device.type != "cuda":
         return None
     try:

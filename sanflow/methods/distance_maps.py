@@ -94,7 +94,7 @@ def smooth_map(grid_Bhw: Tensor, size: tuple[int, int], sigma: float, upsampling
 
 @lru_cache(maxsize=64)
 def _enlarge_and_smooth(cells: int, pixels: int, sigma: float, upsampling: Upsampling) -> Tensor:
-    """Matrix (pixels, cells) whose rows are the weights of the cells for one pixel; do not write into it."""
+    """Return the matrix (pixels, cells) of the cells' weights for each pixel; do not write into it."""
     identity_1cc = torch.eye(cells, dtype=torch.float64)[None]
     options: dict[str, Any] = {"mode": "nearest"}
     if upsampling == "bilinear":

@@ -149,7 +149,7 @@ class FitFiles:
 
 
 def _usual_size(index: Index) -> list[int]:
-    """Median height and width of the training images, in pixels."""
+    """Return the median height and width of the training images, in pixels."""
     return [int(index.train[side].median()) for side in ("height", "width")]
 
 

@@ -55,7 +55,7 @@ def run_on_gpu(
     device: str = "auto",
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Become `command`, with a GPU of its own; never returns.
+    """Replace this process by `command`, with a GPU of its own; never returns.
 
     The command finds its GPU in CUDA_VISIBLE_DEVICES, and in SANFLOW_CLAIMED_GPU that it has one.
 
@@ -95,7 +95,7 @@ def run_on_gpu(
 
 
 def bound_by_scheduler(environment: Mapping[str, str], pool: Sequence[str]) -> bool:
-    """Whether a scheduler or a container has chosen the device already: then it left one.
+    """Tell whether a scheduler or a container has chosen the device already: then only one is visible.
 
     An allocation of several GPUs (`salloc --gpus=4`) is a pool like any other, whose jobs claim one each.
     """
@@ -104,7 +104,7 @@ def bound_by_scheduler(environment: Mapping[str, str], pool: Sequence[str]) -> b
 
 
 def lock_folder(environment: Mapping[str, str]) -> Path:
-    """Where the locks are: on this machine, one folder for all its users, logins, cron jobs and workflows."""
+    """Return the folder of the locks: one on this machine for all its users, logins, cron jobs and workflows."""
     return Path(environment.get(FOLDER_VARIABLE) or FOLDER)
 
 

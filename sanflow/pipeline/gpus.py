@@ -83,7 +83,7 @@ def gpu_pool(environment: Mapping[str, str]) -> list[str]:
 
 
 def _entries(visible: str) -> list[str]:
-    """Entries of CUDA_VISIBLE_DEVICES up to the first that says "no GPU": CUDA ignores what follows it."""
+    """Return the entries of CUDA_VISIBLE_DEVICES up to the first that means "no GPU": CUDA ignores later ones."""
     entries: list[str] = []
     for entry in (part.strip() for part in visible.split(",")):
         if entry in NO_GPU:
@@ -93,7 +93,7 @@ def _entries(visible: str) -> list[str]:
 
 
 def _named(wanted: list[str], gpus: list[Gpu], environment: Mapping[str, str]) -> list[str]:
-    """The devices that entries of CUDA_VISIBLE_DEVICES mean."""
+    """Find the devices that entries of CUDA_VISIBLE_DEVICES mean."""
     ordered = _in_order(gpus, environment) if any(entry.isdecimal() for entry in wanted) else gpus
     pool: list[str] = []
     for entry in wanted:
@@ -121,7 +121,7 @@ def _named(wanted: list[str], gpus: list[Gpu], environment: Mapping[str, str]) -
 
 
 def _in_order(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
-    """GPUs as the indices of CUDA_VISIBLE_DEVICES count them: by PCI address, or CUDA's default, the fastest first."""
+    """Sort GPUs as CUDA_VISIBLE_DEVICES counts them: by PCI address, or the fastest first (the default)."""
     if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len(gpus) == 1:
         return gpus
     everything = {key: value for key, value in environment.items() if key != "CUDA_VISIBLE_DEVICES"}
@@ -152,7 +152,7 @@ def cuda_order(environment: Mapping[str, str]) -> list[str]:
 
 
 def _nvml_gpus() -> list[Gpu] | None:
-    """All GPUs that NVML counts, in PCI order, dead ones without devices; None where there is no NVML to ask."""
+    """List all GPUs that NVML counts, in PCI order, dead ones without devices; None if there is no NVML."""
     import pynvml as nvml
 
     try:
@@ -189,7 +189,7 @@ def _gpu(nvml: Any, number: int) -> Gpu:
 
 
 def _slices(nvml: Any, handle: Any) -> Iterator[str]:
-    """UUIDs of a GPU's MIG slices."""
+    """List the UUIDs of a GPU's MIG slices."""
     for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             yield nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))

@@ -53,7 +53,7 @@ def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[s
 
 
 def _finished(job: Job, benchmark: Benchmark, results: Path | None) -> bool:
-    """Whether the file exists after which neither what the experiment names nor its encoder is needed again."""
+    """Tell whether the result exists, so that the experiment's files and encoder are not needed again."""
     if results is None:
         return False
     method = methods()[benchmark.experiments[job.experiment].method]

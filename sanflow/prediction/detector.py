@@ -139,7 +139,7 @@ def load_detector(path: str | os.PathLike[str], device: str = "auto") -> LoadedD
 
 
 def _from_array(values: ndarray, reading: Reading) -> Image.Image:
-    """An image from numbers, as if they were read from a file."""
+    """Make an image from numbers, as if it were read from a file."""
     if values.ndim not in {2, 3} or (values.ndim == 3 and values.shape[2] != 3):
         raise DataError(f"Expected an array (H, W) or (H, W, 3), but got shape {values.shape}.")
     if values.dtype == np.uint16:

@@ -201,7 +201,7 @@ class _Table:
             temporary.write_text(_csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows]), "utf-8", newline="")
 
     def _whole_batches(self, batch_size: int, n_images: int) -> list[dict[str, str]]:
-        """The rows of an earlier attempt, without those of a batch whose writing was cut."""
+        """Return the rows of an earlier attempt, without those of a batch whose writing was interrupted."""
         if not self.path.exists():
             return []
         text = self.path.read_text("utf-8", errors="surrogateescape")

@@ -48,7 +48,7 @@ def missing_runs(results: str | os.PathLike[str], runs: Sequence[Run]) -> list[s
 
 
 def missing_notes(missing: Sequence[str]) -> list[str]:
-    """Say in one sentence which runs are missing; nothing if none is.
+    """Name the missing runs in one sentence; nothing if none is missing.
 
     Example:
         >>> missing_notes(["parts/nut (all)"])

@@ -75,7 +75,7 @@ class PublishedColumn:
     average: float | None
 
     def mean(self, categories: Iterable[str], *, whole: bool) -> float | None:
-        """Mean over the categories of a table: as printed where it covers the data set, else of the printed cells.
+        """Average over the categories of a table: as printed if it covers the data set, else of the printed cells.
 
         Arguments:
             categories: Those of the table.
@@ -91,18 +91,18 @@ class PublishedColumn:
         return None
 
     def footnote(self) -> str:
-        """One line that names the variant, its encoder, the kind of source and the source."""
+        """Write one line that names the variant, its encoder, the kind of source and the source."""
         variant = f"{self.variant}, {self.encoder}" if self.encoder else self.variant
         return f"{variant}; {self.standing}: {self.source}"
 
 
 def method_of(variant: str) -> str | None:
-    """The method that a variant belongs to, or None if tables do not show it."""
+    """Return the method that a variant belongs to, or None if tables do not show it."""
     return variant.split(" (", maxsplit=1)[0] if variant.split(" (", maxsplit=1)[0] in METHODS else None
 
 
 def standing_of(variant: str, source: str) -> Standing:
-    """What kind of source prints a number.
+    """Return the kind of the source that prints a number.
 
     Example:
         >>> standing_of("PaDiM", "gudovskiy/cflow-ad@b2ebf9e images/fig-table.svg")
@@ -118,7 +118,7 @@ def standing_of(variant: str, source: str) -> Standing:
 
 @functools.cache
 def read_columns() -> tuple[PublishedColumn, ...]:
-    """All columns of `resources/published.csv` that a table may show, the best first for each key."""
+    """Read all columns of `resources/published.csv` that a table may show, the best first for each key."""
     names = {theirs: ours for ours, theirs in DATASETS.items()}
     groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     with open(resource("published.csv"), encoding="utf-8", newline="") as file:
@@ -134,7 +134,7 @@ def read_columns() -> tuple[PublishedColumn, ...]:
 
 
 def best_columns(dataset: str, metric: str) -> list[PublishedColumn]:
-    """The best column of each method for a data set and metric, in the order of `METHODS`.
+    """Choose the best column of each method for a data set and metric, in the order of `METHODS`.
 
     Arguments:
         dataset: Our name of the data set; another one than those of `DATASETS` has none.
@@ -148,7 +148,7 @@ def best_columns(dataset: str, metric: str) -> list[PublishedColumn]:
 
 
 def covers(categories: Iterable[str], dataset: str) -> bool:
-    """Whether these are all the categories that were published for a data set, so that averages compare."""
+    """Tell whether these are all the categories that were published for a data set, so that averages compare."""
     known = {name for column in read_columns() if column.dataset == dataset for name in column.values}
     return known == set(categories)
 

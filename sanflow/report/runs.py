@@ -118,7 +118,7 @@ def _read_run(root: Path, path: Path) -> Run:
 
 
 def _sorted(runs: Iterable[Run], outline: dict[str, Any]) -> list[Run]:
-    """Runs in the order of the benchmark; where nothing tells it, of the alphabet."""
+    """Sort runs in the order of the benchmark; alphabetically if there is none."""
     datasets, experiments = outline.get("datasets", {}), outline.get("experiments", [])
 
     def key(run: Run) -> tuple[Any, ...]:
@@ -134,12 +134,12 @@ def _sorted(runs: Iterable[Run], outline: dict[str, Any]) -> list[Run]:
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
-    """The different values, in the order in which they first occur."""
+    """Return the different values, in the order in which they first occur."""
     return list(dict.fromkeys(values))
 
 
 def labels_of(runs: Sequence[Run]) -> dict[str, str]:
-    """Experiment -> how a reader sees it; an experiment is marked if any of its runs is.
+    """Return experiment -> its label; an experiment is marked if any of its runs is.
 
     Two experiments of one label are told apart by their keys.
     """
@@ -153,5 +153,5 @@ def labels_of(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def notes_of(runs: Sequence[Run]) -> list[str]:
-    """The notes that belong to the marks of these runs."""
+    """Return the notes that explain the marks of these runs."""
     return [f"{mark} {MARK_NOTES[mark]}" for mark in in_order(mark for run in runs for mark in run.marks)]

@@ -47,37 +47,37 @@ class Summary:
             self._by_key.setdefault((run.dataset, run.category, run.experiment), []).append(run)
 
     def categories(self, dataset: str) -> list[str]:
-        """Categories of a data set that have runs."""
+        """List the categories of a data set that have runs."""
         return in_order(run.category for run in self.runs if run.dataset == dataset)
 
     def experiments(self, dataset: str | None = None) -> list[str]:
-        """Experiments that have runs, on one data set or on any."""
+        """List the experiments that have runs, on one data set or on any."""
         return in_order(run.experiment for run in self.runs if dataset in (None, run.dataset))
 
     def runs_of(self, dataset: str, category: str, experiment: str) -> list[Run]:
-        """The runs of one cell, one a seed."""
+        """Return the runs of one cell, one a seed."""
         return self._by_key.get((dataset, category, experiment), [])
 
     def cell(self, dataset: str, category: str, experiment: str, metric: str) -> tuple[float, float] | None:
-        """Mean and standard deviation over seeds; None if there is no run or none has this metric."""
+        """Compute mean and standard deviation over seeds; None if no run has this metric."""
         values = [
             float(run.metrics[metric]) for run in self.runs_of(dataset, category, experiment) if metric in run.metrics
         ]
         return mean_and_std(values) if values else None
 
     def values(self, dataset: str, experiment: str, metric: str) -> dict[str, float]:
-        """Category -> mean over seeds, where that is a number."""
+        """Return category -> mean over seeds, where that is a number."""
         cells = {name: self.cell(dataset, name, experiment, metric) for name in self.categories(dataset)}
         return {name: cell[0] for name, cell in cells.items() if cell is not None and not math.isnan(cell[0])}
 
     def by_seed(self, dataset: str, category: str, experiment: str, metric: str) -> dict[str, float]:
-        """Seed -> value in one category, where that is a number."""
+        """Return seed -> value in one category, where that is a number."""
         runs = self.runs_of(dataset, category, experiment)
         found = {f"seed{run.seed}": float(run.metrics.get(metric, math.nan)) for run in runs}
         return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
     def mean(self, dataset: str, experiment: str, metric: str) -> Mean:
-        """Mean over the categories that have a value, with its spread over the seeds that ran all of these."""
+        """Average over the categories that have a value, with the spread over the seeds that ran all of these."""
         values = self.values(dataset, experiment, metric)
         by_seed: dict[int, list[float]] = {}
         for category in values:

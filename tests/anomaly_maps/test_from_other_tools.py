@@ -100,7 +100,7 @@ def test_all_faults_in_one_error(tmp_path, index, maps):
     assert "good/001.npy: expected finite numbers in the range of float32" in message
     assert "dot/000.npy: it cannot be read" in message
     assert "line/000.npy: expected one channel of real numbers, but got shape (32, 32, 3)" in message
-    assert message.endswith("Mend these files and score again.")
+    assert message.endswith("Correct these files and score again.")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.uint16])
@@ -134,7 +134,8 @@ def test_a_map_that_could_belong_to_several_images(tmp_path, index, maps):
     for image, map_HW in maps.items():
         write(tmp_path / image.rsplit("/", 1)[-1].replace(".png", ".npy"), map_HW)
     with pytest.raises(
-        DataError, match=r"000\.npy: it could belong to .*dot/000\.png or .*; lay maps out as images are"
+        DataError,
+        match=r"000\.npy: it could belong to .*dot/000\.png or .*; use the images' folders",
     ):
         score_external(index, tmp_path, EXPERIMENT, name="theirs")
 

@@ -196,7 +196,7 @@ def test_a_stalling_server_is_left(server, tmp_path):
 
 def test_a_wrong_hash_leaves_nothing(server, tmp_path):
     url = script(server, lambda handler, n: handler.serve(b"<html>please log in</html>"))
-    with pytest.raises(DataError, match=r"expected sha256 .* but got .*thrown away"):
+    with pytest.raises(DataError, match=r"expected sha256 .* but got .*it was deleted"):
         fetch([url], tmp_path / "a.zip", sha256=SHA256, patience=HASTY)
     assert left(tmp_path) == []
 

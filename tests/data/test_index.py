@@ -90,7 +90,7 @@ def test_all_faults_are_reported_together(root):
     assert "000_mask.png: 21 x 20 pixels, but its image screw/test/broken/000.png has 20 x 20" in message
     assert "screw/test/broken/002.png: no mask; expected screw/ground_truth/broken/002_mask.png" in message
     assert "screw/ground_truth/broken/007_mask.png: a mask without an image in test/broken" in message
-    assert "Mend these files and run `sanflow index` again." in message
+    assert "Correct these files and run `sanflow index` again." in message
 
 
 def test_a_long_report_is_cut(root):

@@ -41,13 +41,13 @@ def test_each_kind_of_leftover_in_one_report(top):
         "screw/ground_truth/008.png: not in a folder of its own, ground_truth/<folder>. Move it there, or away",
         "screw/ground_truth/broken/drafts: a mask without an image in test/broken",
         "screw/test/005.png: not in a folder of its own, test/<folder>. Move it there, or away",
-        "screw/test/broken/broken_link: a link to missing, where nothing is. Mend the link",
-        "screw/test/broken/monday: a folder with 1 files, which is not read. Move its images up, or it away",
+        "screw/test/broken/broken_link: a link to missing, which does not exist. Correct the link",
+        "screw/test/broken/monday: a folder with 1 files, which is not read. Move its images up, or move it away",
         "screw/test/good/.007.png: hidden, because its name begins with '.'. Rename it or move it away",
-        "screw/test/good/006.png: a link to /nowhere/006.png, where nothing is. Mend the link",
+        "screw/test/good/006.png: a link to /nowhere/006.png, which does not exist. Correct the link",
         "screw/train/004.png: not in a folder of its own, train/<folder>. Move it there, or away",
         f"screw/train/good/003.heic: {image_of_no_type}",
-        "screw/train/good/monday: a folder with 1 files, which is not read. Move its images up, or it away",
+        "screw/train/good/monday: a folder with 1 files, which is not read. Move its images up, or move it away",
     ]
 
 
@@ -94,7 +94,8 @@ def test_several_masks_of_an_image_hold_no_folders(top):
     assert list(build(top).test.defect_pixels) == [0, 0, 4 + 12, 30]
     mask(top / "ground_truth/broken/000/more/below.png")
     assert faults(top) == [
-        "screw/ground_truth/broken/000/more: a folder with 1 files, which is not read. Move its images up, or it away"
+        "screw/ground_truth/broken/000/more: a folder with 1 files, which is not read. Move its images up, or move it "
+        "away"
     ]
 
 

@@ -53,7 +53,7 @@ def test_unknown_data(check, datasets, error, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": "timm/resnet18"}, "got the bare name timm/resnet18"),
+        ({"encoder": "timm/resnet18"}, "got the name timm/resnet18 without a tag"),
         ({"encoder": "timm/resnet81.tv_in1k"}, "Near names: .*resnet18"),
         ({"encoder": "timm/resnet18.tv_in1k"}, "`weights: bundled`, but got timm/resnet18.tv_in1k"),
         ({"taps": ["blocks.7"]}, r"has none called 'blocks\.7'"),

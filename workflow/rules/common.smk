@@ -1,7 +1,7 @@
-# What the rules share: the configuration, checked, and the plan that they ask. No rules.
+# Shared by all rules: the checked configuration, and the plan, which computes inputs and params. There are no rules here.
 #
-# What a job computes is in its command and its params. Where and how it runs (device, caches, paths) is handed on in the
-# environment (sanflow/config/handed_on.py), so that a change of it reruns nothing.
+# A job's command and params say what it computes. The environment says where and how it runs: device, caches, paths
+# (sanflow/config/handed_on.py). So a change of the environment reruns nothing.
 import os
 import sys
 from pathlib import Path
@@ -17,9 +17,9 @@ from sanflow.pipeline.plan import Plan, any_of, published_digest, threads_of_fit
 from sanflow.pipeline.preflight import categories_of
 from sanflow.provenance import code_digest
 
-# Snakemake's own key, and what the report's text is told.
+# A key of Snakemake, and the key by which the Snakefile passes the results folder to the report's text.
 OWN_KEYS = {"pathvars", "results"}
-# Beside this checkout's Snakefile, which another one may import as a module.
+# Relative to this file, because another Snakefile may import this workflow as a module.
 CONFIG = Path(workflow.current_basedir.join("../../config").get_path_or_uri(secret_free=True))
 
 try:
@@ -43,7 +43,7 @@ pathvars:
     data=SETTINGS.data_root,
 
 
-# As above, or as the Snakefile that imports this one says.
+# As set above, or by the Snakefile that imports this one.
 RESULTS, DATA_ROOT = map(workflow.pathvars.apply, ("<results>", "<data>"))
 RESULTS_FOLDER = in_place(RESULTS)
 PLAN = Plan(BENCHMARK, JOBS, RESULTS, DATA_ROOT, in_place(""))
@@ -53,12 +53,12 @@ THREADS = threads_of_fit(
     SETTINGS.device,
     os.environ,
 )
-# A report shows what is finished: one missing figure would keep Snakemake from making it.
+# A report shows finished figures only, because Snakemake makes no report if one figure is missing.
 REPORTING = any(word.split("=")[0] == "--report" for word in sys.argv)
 
 os.environ.update(
     handed_on(SETTINGS.model_copy(update={"data_root": in_place(DATA_ROOT)}), BENCHMARK_FILE, RESULTS_FOLDER),
     MLFLOW_DISABLE_TELEMETRY="true",
-    # `sanflow` is found beside the snakemake that runs, also where no environment was activated.
+    # Find `sanflow` in the folder of the running snakemake, also if no environment was activated.
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
 )

@@ -1,4 +1,4 @@
-# Data sets: fetch or make each once, then list what every category holds.
+# Data sets: download or make each once, then list the images of every category.
 #
 # REQUIRED INPUTS: none; mirrors and checksums are in resources/datasets.yaml
 # OUTPUTS:
@@ -19,7 +19,7 @@ rule download:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        # What is downloaded is held to its hash, whatever the code; what is made is as good as the code that made it.
+        # A download is checked by its hash, so its code does not matter. A built-in data set depends on the code that makes it.
         code=lambda wildcards: (code_digest("download") if wildcards.dataset == "photo_textures" else None),
     shell:
         "sanflow download -- {wildcards.dataset:q} > {log:q} 2>&1"

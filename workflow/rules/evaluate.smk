@@ -1,4 +1,4 @@
-# From scores to numbers, without a GPU.
+# From scores to metrics, without a GPU.
 #
 # REQUIRED INPUTS: index.csv, scores.npz and (unless external) train.json of a job
 # OUTPUTS, in <results>/{dataset}/{category}/{experiment}/seed{seed}/ and its epoch{epoch}/:

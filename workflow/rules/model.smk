@@ -1,10 +1,10 @@
-# From an index to a checkpoint to scores: the steps that want a GPU.
+# From an index to a checkpoint and then to scores: the steps that may use a GPU.
 #
 # REQUIRED INPUTS: <results>/{dataset}/{category}/index.csv
 # OUTPUTS, in <results>/{dataset}/{category}/{experiment}/seed{seed}/:
 #   checkpoint.pt   the fitted detector
 #   train.json      history, times, memory
-#   scores.npz      score grids per scale, from which all else is computed; extras.npz what only figures need
+#   scores.npz      score grids per scale, from which everything else is computed; extras.npz: data for figures only
 #   kept/, epoch{epoch}/scores.npz, extras.npz    with keep_every: the epochs kept and their scores
 #
 # Training state is saved to <results>/state/, which is no output: Snakemake removes outputs before a job starts
@@ -78,7 +78,7 @@ rule score:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=PLAN.score_code,
-        # Not needed any more once the checkpoint has been read: removed here, not by `train`.
+        # Removed here, not by `train`: it is needed until the checkpoint has been read.
         state=[
             "--state",
             f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",

@@ -1,16 +1,16 @@
-# From numbers to tables and figures, and what `snakemake --report` shows of them.
+# From metrics to tables and figures, and the parts of them that `snakemake --report` shows.
 #
-# REQUIRED INPUTS: what evaluate.smk writes, for figures also index.csv, scores.npz and extras.npz
+# REQUIRED INPUTS: the outputs of evaluate.smk, for figures also index.csv, scores.npz and extras.npz
 # OUTPUTS:
 #   <results>/tables/{table}.{csv,md,tex,html}                   see docs/outputs.md for the columns
 #   <results>/figures/{kind}/{dataset}/{category}.{png,pdf}
 #   <results>/figures/dots/{metric}.{png,pdf}
-#   <results>/explorer/index.html                                and its data and pictures beside it
+#   <results>/explorer/index.html                                with its data and pictures in the same folder
 from sanflow.report.names import CATEGORY_FIGURES, FIGURE_METRICS, TABLES
 
 
 rule tables:
-    """All tables, each as CSV, Markdown, LaTeX and a page of HTML."""
+    """Write all tables, each as CSV, Markdown, LaTeX and a page of HTML."""
     input:
         metrics=PLAN.files_of_jobs("metrics.json"),
         epochs=PLAN.metrics_of_epochs,
@@ -44,7 +44,7 @@ rule tables:
 
 
 rule figures:
-    """All figures of one category."""
+    """Draw all figures of one category."""
     input:
         index="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",
@@ -83,7 +83,7 @@ rule figures:
 
 
 rule dots:
-    """Dots of the headline metrics over all categories, beside the published numbers."""
+    """Draw the headline metrics of all categories as dots, beside the published numbers."""
     input:
         metrics=PLAN.files_of_jobs("metrics.json"),
     output:
@@ -117,7 +117,7 @@ rule dots:
 
 
 rule explorer:
-    """One page to open: the headline table and every test image with its maps."""
+    """Write the page to open: the headline table and every test image with its maps."""
     input:
         indices=lambda wildcards: [
             f"<results>/{dataset}/{category}/index.{ending}"

@@ -13,7 +13,7 @@ Float = NDArray[np.float64]
 
 
 def area_up_to(weight: Float, start: Float, end: Float, limit: float) -> Float:
-    """Area under a curve between false-positive rates 0 and `limit`, with linear interpolation at the limit.
+    """Compute the area under a curve between false-positive rates 0 and `limit`; interpolate linearly at the limit.
 
     Arguments:
         weight: Height that each ramp adds, (..., K).
@@ -36,7 +36,7 @@ def area_up_to(weight: Float, start: Float, end: Float, limit: float) -> Float:
 
 
 def log_area_between(weight: Float, start: Float, end: Float, lower: float, upper: float) -> Float:
-    """Area under a curve over the natural logarithm of the rate, between rates `lower` and `upper`.
+    """Compute the area under a curve over the natural logarithm of the rate, between rates `lower` and `upper`.
 
     The curve is linear in the rate itself between its points, as in `area_up_to`; only the integral is taken
     in its logarithm. A perfect curve of total weight 1 has the area log(upper / lower).

@@ -26,7 +26,7 @@ FEWEST_STEPS = 10  # distinct rates that the range must hold before the score me
 
 
 def aupimo(maps: Maps, masks: Masks, lower: float = AUPIMO_RANGE[0], upper: float = AUPIMO_RANGE[1]) -> float:
-    """Mean over anomalous images of the area under the per-image-overlap curve.
+    """Compute the mean over anomalous images of the area under the per-image-overlap curve.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.
@@ -53,14 +53,14 @@ def aupimo(maps: Maps, masks: Masks, lower: float = AUPIMO_RANGE[0], upper: floa
 
 
 def mean_overlap(each_N: NDArray[np.float64]) -> float:
-    """Mean over the anomalous images of what `aupimo_per_image` returns; NaN if there is none."""
+    """Average what `aupimo_per_image` returns over the anomalous images; NaN if there is none."""
     return float("nan") if np.isnan(each_N).all() else float(np.nanmean(each_N))
 
 
 def aupimo_per_image(
     maps: Maps, masks: Masks, lower: float = AUPIMO_RANGE[0], upper: float = AUPIMO_RANGE[1]
 ) -> NDArray[np.float64]:
-    """Area under the per-image-overlap curve of each anomalous image.
+    """Compute the area under the per-image-overlap curve of each anomalous image.
 
     Warns where the normal images have too few pixels for their false-positive rate to take ten values in the range.
 
@@ -106,7 +106,7 @@ def aupimo_per_image(
 def _highest_normals(
     normals: Sequence[NDArray[np.floating]], upper: float
 ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-    """The highest scores of normal images and the mean rate at which they are called anomalous.
+    """Return the highest scores of normal images and the mean rate at which they are called anomalous.
 
     A threshold whose mean rate is at most `upper` is exceeded by at most `upper * size * n` pixels of one image,
     so no more of each image's scores are needed.

@@ -23,7 +23,7 @@ from sanflow.evaluation.metrics.ranking import Ranking, rank_pixels
 
 
 def aupro(maps: Maps, masks: Masks, limit: float = AUPRO_LIMIT) -> float:
-    """Area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
+    """Compute the area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
 
     Float64, exact with ties, and a function of the scores' order only. Regions are 8-connected.
 
@@ -49,7 +49,7 @@ def aupro(maps: Maps, masks: Masks, limit: float = AUPRO_LIMIT) -> float:
 
 
 def aupro_curve(maps: Maps, masks: Masks, limit: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Every corner of the per-region-overlap curve, up to a false-positive rate.
+    """Compute every corner of the per-region-overlap curve, up to a false-positive rate.
 
     Corners where nothing but the false-positive rate moves are left out: straight lines between the returned
     points are the whole curve, so the trapezoid rule over them divided by the limit is `aupro`.
@@ -76,7 +76,7 @@ def aupro_curve(maps: Maps, masks: Masks, limit: float = 1.0) -> tuple[NDArray[n
 
 
 def check_limit(limit: float) -> float:
-    """The limit itself.
+    """Check a limit and return it.
 
     Raises:
         ValueError: If it is not in (0, 1].
@@ -87,7 +87,7 @@ def check_limit(limit: float) -> float:
 
 
 def ranked_aupro(ranking: Ranking, limit: float = AUPRO_LIMIT) -> float:
-    """AUPRO of a ranking of pixels (made with no limit, or with one not below this)."""
+    """Compute the AUPRO of a ranking of pixels (made with no limit, or with one not below this)."""
     if ranking.missing:
         return undefined("AUPRO", ranking.missing)
     check_limit(limit)
@@ -96,7 +96,7 @@ def ranked_aupro(ranking: Ranking, limit: float = AUPRO_LIMIT) -> float:
 
 
 def ranked_pro_curve(ranking: Ranking, limit: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Corners of the per-region-overlap curve of a ranking of pixels, cut at a limit."""
+    """Compute the corners of the per-region-overlap curve of a ranking of pixels, cut at a limit."""
     if ranking.missing:
         undefined("the per-region-overlap curve", ranking.missing)
         return np.empty(0), np.empty(0)
@@ -109,7 +109,7 @@ def ranked_pro_curve(ranking: Ranking, limit: float = 1.0) -> tuple[NDArray[np.f
 def cut_at(
     rate: NDArray[np.float64], height: NDArray[np.float64], limit: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A curve started at the origin and ended at `limit`, without repeated points.
+    """Start a curve at the origin and end it at `limit`, without repeated points.
 
     Example:
         >>> cut_at(np.array([0.0, 0.4]), np.array([0.0, 1.0]), 0.3)

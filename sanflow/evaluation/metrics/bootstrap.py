@@ -52,7 +52,7 @@ class Interval:
     resolution: float
 
     def to_dict(self) -> dict[str, float]:
-        """As it stands in metrics.json."""
+        """Return the values as metrics.json holds them."""
         return asdict(self)
 
 
@@ -73,7 +73,7 @@ class Counts:
 def bootstrap_image_metrics(
     scores: ArrayLike, labels: ArrayLike, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
-    """Bootstrap intervals of the image metrics.
+    """Compute bootstrap intervals of the image metrics.
 
     Arguments:
         scores: One per image, (N,).
@@ -111,7 +111,7 @@ def bootstrap_pixel_metrics(
     seed: int = 0,
     exact: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
-    """Bootstrap intervals of the pixel metrics.
+    """Compute bootstrap intervals of the pixel metrics.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays; higher is more anomalous.
@@ -167,7 +167,7 @@ def _intervals(
 
 
 def _draw(is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.Generator) -> Float:
-    """How often each image is in each resample, (B, N); drawn with replacement within each class."""
+    """Draw how often each image is in each resample, (B, N), with replacement within each class."""
     weights = np.zeros((resamples, is_anomalous.size))
     for members in (np.flatnonzero(~is_anomalous), np.flatnonzero(is_anomalous)):
         if members.size == 0:
@@ -198,23 +198,23 @@ class Resampled:
         self._called_BK = np.maximum(self._hits_BK + self._alarms_BK, 1.0)
 
     def auroc(self) -> Float:
-        """Area under the receiver operating characteristic."""
+        """Compute the area under the receiver operating characteristic."""
         return area_up_to(self._rise_BK, self._start_BK, self._end_BK, 1.0)
 
     def average_precision(self) -> Float:
-        """Mean precision over the positives."""
+        """Compute the mean precision over the positives."""
         return np.asarray(np.sum(self._rise_BK * self._hits_BK / self._called_BK, axis=1))
 
     def f1_max(self) -> Float:
-        """Best F1 over all levels."""
+        """Compute the best F1 over all levels."""
         return np.asarray(np.max(2.0 * self._hits_BK / (self._called_BK + self._hits_BK[:, -1:]), axis=1))
 
     def region_overlap(self, limit: float) -> Float:
-        """Mean overlap of regions up to a false-positive rate."""
+        """Compute the mean overlap of regions up to a false-positive rate."""
         return area_up_to(self._overlap_BK, self._start_BK, self._end_BK, limit) / limit
 
     def image_overlap(self, lower: float, upper: float) -> Float:
-        """Mean overlap per anomalous image between two false-positive rates on normal images."""
+        """Compute the mean overlap per anomalous image between two false-positive rates on normal images."""
         rise_BK, start_BK, end_BK = self._image_curves
         return log_area_between(rise_BK, start_BK, end_BK, lower, upper) / np.log(upper / lower)
 
@@ -242,12 +242,12 @@ def _measured(formulas: Mapping[str, Callable[[Any], Any]], resampled: Resampled
 
 
 def _increments(cumulative_BK: Float) -> Float:
-    """What each level adds to the one before it."""
+    """Return the increase of each level over the one before it."""
     return np.diff(cumulative_BK, axis=1, prepend=0.0)
 
 
 def _shares(cumulative_NK: Float) -> Float:
-    """Counts as shares of the image's total."""
+    """Return counts as shares of the image's total."""
     return cumulative_NK / cumulative_NK[:, -1:]
 
 
@@ -272,7 +272,7 @@ def _count_pixels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_
 
 
 def _levels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_]]) -> NDArray[np.floating]:
-    """Scores at which to count, descending: about 5,000 quantiles, ending with the lowest score of all.
+    """Choose scores at which to count, descending: about 5,000 quantiles, ending with the lowest score of all.
 
     Of the negatives: 1,000 even ones for AUROC, 1,000 up to each limit of AUPRO, and 1,000 even in the logarithm of the
     rate for AUPIMO and precision. Of the positives: 1,000 even ones for recall.
@@ -283,7 +283,7 @@ def _levels(maps: list[NDArray[np.floating]], masks: list[NDArray[np.bool_]]) ->
     rates = np.concatenate([even, AUPRO_LIMIT * even, AUPRO_STRICT_LIMIT * even, np.logspace(-7, 0, 1000)])
 
     def from_top(ascending: NDArray[np.floating], rate: Float) -> NDArray[np.floating]:
-        """Scores that the given share is at or above."""
+        """Return the scores that the given share is at or above."""
         if ascending.size == 0:
             return ascending
         return ascending[ascending.size - 1 - np.rint(rate * (ascending.size - 1)).astype(np.int64)]

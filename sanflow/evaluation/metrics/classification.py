@@ -16,7 +16,7 @@ from sanflow.evaluation.metrics.ranking import Ranking, rank
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Chance that a random anomaly outscores a random normal; ties count half.
+    """Compute the chance that a random anomaly outscores a random normal; ties count half.
 
     Arguments:
         scores: Real numbers, any shape.
@@ -36,7 +36,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Mean precision over the anomalies, each taken at its own score: the step sum, not a trapezoid.
+    """Compute the mean precision over the anomalies, each at its own score: the step sum, not a trapezoid.
 
     Arguments:
         scores: Real numbers, any shape.
@@ -56,7 +56,7 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1_max(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Best F1 over every threshold; an upper bound, since the threshold is chosen with the labels.
+    """Compute the best F1 over every threshold; an upper bound, since the threshold is chosen with the labels.
 
     Arguments:
         scores: Real numbers, any shape.
@@ -76,7 +76,7 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1_max_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Threshold that reaches `f1_max`: anomalous is `score >= threshold`; the highest one where several do.
+    """Find the highest threshold that reaches `f1_max`; anomalous is `score >= threshold`.
 
     Example:
         >>> f1_max_threshold([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0])
@@ -86,7 +86,7 @@ def f1_max_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """All metrics of image scores, under the names they have in metrics.json.
+    """Compute all metrics of image scores, under the names they have in metrics.json.
 
     Returns:
         image_auroc, image_ap, image_f1_max (fractions) and image_f1_threshold (in units of the score).
@@ -112,7 +112,7 @@ class RankedMeasures:
         self.ranking = ranking
 
     def metrics(self, level: Level) -> dict[str, float]:
-        """All metrics of a level and the threshold of the best F1, under their names in metrics.json.
+        """Compute all metrics of a level and the threshold of the best F1, under their names in metrics.json.
 
         NaN with a `MetricWarning` where a class is missing.
         """
@@ -124,15 +124,15 @@ class RankedMeasures:
         return found | {f"{level}_f1_threshold": float("nan") if missing else self._best_f1[1]}
 
     def auroc(self) -> float:
-        """Chance that a random positive outscores a random negative."""
+        """Compute the chance that a random positive outscores a random negative."""
         return ranked_auroc(self.ranking)
 
     def average_precision(self) -> float:
-        """Mean precision over the positives."""
+        """Compute the mean precision over the positives."""
         return ranked_average_precision(self.ranking)
 
     def f1_max(self) -> float:
-        """Best F1 over all thresholds."""
+        """Compute the best F1 over all thresholds."""
         return self._best_f1[0]
 
     @cached_property
@@ -147,7 +147,7 @@ def rank_scores(scores: ArrayLike, labels: ArrayLike) -> Ranking:
 
 
 def ranked_auroc(ranking: Ranking) -> float:
-    """AUROC of a ranking, in integers up to the one division."""
+    """Compute the AUROC of a ranking, in integers up to the one division."""
     if ranking.missing:
         return undefined("AUROC", ranking.missing)
     beaten_twice = 0
@@ -168,7 +168,7 @@ def ranked_average_precision(ranking: Ranking) -> float:
 
 
 def ranked_f1_max(ranking: Ranking) -> tuple[float, float]:
-    """Best F1 of a ranking and the highest threshold that reaches it.
+    """Find the best F1 of a ranking and the highest threshold that reaches it.
 
     Only scores of positives need be tried: between two of them a lower threshold adds false alarms alone.
     """

@@ -62,7 +62,7 @@ class PairedComparison:
     left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, float | tuple[str, ...]]:
-        """As it stands in a file."""
+        """Return the values as a file holds them."""
         return asdict(self)
 
 

@@ -17,7 +17,7 @@ Curve = tuple[Values, Values]
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike, max_points: int = 1000) -> Curve:
-    """Receiver operating characteristic of labelled scores, from (0, 0) to (1, 1).
+    """Compute the receiver operating characteristic of labelled scores, from (0, 0) to (1, 1).
 
     Arguments:
         scores: Real numbers, any shape.
@@ -39,7 +39,7 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike, max_points: int = 1000) -> C
 
 
 def pr_curve(scores: ArrayLike, labels: ArrayLike, max_points: int = 1000) -> Curve:
-    """Precision over recall of labelled scores, as the steps whose area is the average precision.
+    """Compute precision over recall of labelled scores, as the steps whose area is the average precision.
 
     Arguments:
         scores: Real numbers, any shape.
@@ -61,7 +61,7 @@ def pr_curve(scores: ArrayLike, labels: ArrayLike, max_points: int = 1000) -> Cu
 
 
 def pro_curve(maps: Maps, masks: Masks, max_points: int = 1000) -> Curve:
-    """Per-region-overlap curve over the whole range of the false-positive rate; `aupro_curve` has every corner.
+    """Compute the per-region-overlap curve over all false-positive rates, thinned; `aupro_curve` has every corner.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays; higher is more anomalous.
@@ -78,7 +78,7 @@ def pro_curve(maps: Maps, masks: Masks, max_points: int = 1000) -> Curve:
 
 
 def ranked_roc_polyline(ranking: Ranking, max_points: int = 1000) -> Curve:
-    """Thinned ROC curve of a ranking."""
+    """Compute the thinned ROC curve of a ranking."""
     if ranking.missing:
         undefined("the ROC curve", ranking.missing)
         return np.empty(0), np.empty(0)
@@ -89,7 +89,7 @@ def ranked_roc_polyline(ranking: Ranking, max_points: int = 1000) -> Curve:
 
 
 def ranked_pr_polyline(ranking: Ranking, max_points: int = 1000) -> Curve:
-    """Thinned precision-recall curve of a ranking."""
+    """Compute the thinned precision-recall curve of a ranking."""
     if ranking.missing:
         undefined("the precision-recall curve", ranking.missing)
         return np.empty(0), np.empty(0)
@@ -101,7 +101,7 @@ def ranked_pr_polyline(ranking: Ranking, max_points: int = 1000) -> Curve:
 
 
 def ranked_pro_polyline(ranking: Ranking, max_points: int = 1000) -> Curve:
-    """Thinned per-region-overlap curve of a ranking of pixels."""
+    """Compute the thinned per-region-overlap curve of a ranking of pixels."""
     return simplify(*ranked_pro_curve(ranking), max_points)
 
 

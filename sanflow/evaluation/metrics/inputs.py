@@ -24,7 +24,7 @@ def undefined(metric: str, missing: str) -> float:
 
 
 def as_scores(scores: ArrayLike, where: str = "") -> NDArray[np.floating]:
-    """Scores as float32 or float64, whichever holds them exactly; ties and order stay as they were.
+    """Convert scores to float32 or float64, whichever holds them exactly; ties and order do not change.
 
     Raises:
         ValueError: If the scores are not real numbers, or one is NaN or infinite.
@@ -51,7 +51,7 @@ def as_scores(scores: ArrayLike, where: str = "") -> NDArray[np.floating]:
 
 
 def as_labels(labels: ArrayLike) -> NDArray[np.bool_]:
-    """Labels as booleans, True where anomalous.
+    """Convert labels to booleans, True where anomalous.
 
     Raises:
         ValueError: If they are neither booleans nor the integers 0 and 1.
@@ -68,7 +68,7 @@ def as_labels(labels: ArrayLike) -> NDArray[np.bool_]:
 
 
 def as_mask(mask: ArrayLike, where: str = "") -> NDArray[np.bool_]:
-    """A mask as booleans: every pixel that is not 0 is anomalous (so 0/1 and 0/255 both serve).
+    """Convert a mask to booleans: every pixel that is not 0 is anomalous (so 0/1 and 0/255 are both valid).
 
     Raises:
         ValueError: If it holds neither booleans nor integers; a resized mask must be thresholded first.
@@ -85,7 +85,7 @@ def as_mask(mask: ArrayLike, where: str = "") -> NDArray[np.bool_]:
 
 
 def check_labelled_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Flat scores with their labels.
+    """Check flat scores and their labels, and return them.
 
     Raises:
         ValueError: If the shapes differ, or scores or labels are not what they must be.
@@ -100,7 +100,7 @@ def check_labelled_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray
 
 
 def check_maps(maps: Maps, masks: Masks) -> tuple[list[NDArray[np.floating]], list[NDArray[np.bool_]]]:
-    """Anomaly maps and masks as lists of equally shaped (h, w) arrays; views where possible, never a copy of all.
+    """Check anomaly maps and masks; return lists of equally shaped (h, w) arrays, views where possible.
 
     Raises:
         ValueError: If their number or a pair's shapes differ, one is not 2-D, or scores or masks are

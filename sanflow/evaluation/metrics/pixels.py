@@ -30,11 +30,11 @@ class PixelMeasures(RankedMeasures):
         self._maps, self._masks = maps, masks
 
     def region_overlap(self, limit: float) -> float:
-        """Mean overlap of regions up to a false-positive rate: AUPRO."""
+        """Compute the mean overlap of regions up to a false-positive rate: AUPRO."""
         return ranked_aupro(self.ranking, limit)
 
     def image_overlap(self, lower: float, upper: float) -> float:
-        """Mean overlap per anomalous image between two false-positive rates: AUPIMO."""
+        """Compute the mean overlap per anomalous image between two false-positive rates: AUPIMO."""
         if (lower, upper) == AUPIMO_RANGE:
             return mean_overlap(self.aupimo_N)
         return mean_overlap(aupimo_per_image(self._maps, self._masks, lower, upper))
@@ -46,7 +46,7 @@ class PixelMeasures(RankedMeasures):
 
 
 def pixel_metrics(maps: Maps, masks: Masks) -> dict[str, float]:
-    """Every metric of anomaly maps, under the names they have in metrics.json.
+    """Compute every metric of anomaly maps, under the names they have in metrics.json.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.
@@ -72,7 +72,7 @@ def pixel_metrics(maps: Maps, masks: Masks) -> dict[str, float]:
 def pixel_curves(
     maps: Maps, masks: Masks, max_points: int = 1000, ranking: Ranking | None = None
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Curves of anomaly maps for figures, each of at most `max_points` points.
+    """Compute curves of anomaly maps for figures, each of at most `max_points` points.
 
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.

@@ -45,13 +45,13 @@ class Ranking:
 
     @property
     def missing(self) -> str | None:
-        """Which class has no member; None if both have."""
+        """Name the class that has no member; None if both have members."""
         if self.n_positives == 0:
             return "anomalies"
         return "normals" if self.n_negatives == 0 else None
 
     def blocks(self) -> Iterator["Ranking"]:
-        """The same ranking in blocks of its scores, in order: sums over it need no temporaries as long as it is."""
+        """Yield the ranking in blocks of its scores, in order, so that sums over it need small temporaries only."""
         for first in range(0, max(self.scores.size, 1), BLOCK):
             part = slice(first, first + BLOCK)
             yield replace(
@@ -124,7 +124,7 @@ def rank(
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
-    """Region of each anomalous pixel of one mask, in the order of `map[mask]`, and the number of regions.
+    """Label the region of each anomalous pixel of one mask, in the order of `map[mask]`, and count the regions.
 
     Pixels that touch by an edge or a corner are of one region (8-connectivity, as in the MVTec definition).
 
@@ -184,7 +184,7 @@ def rank_pixels(maps: Maps, masks: Masks, limit: float | None = None) -> Ranking
 
 
 def _highest(negatives: NDArray[np.floating], share: float) -> NDArray[np.floating]:
-    """The highest negatives: at least that share of them and one more, with all that tie with the lowest kept."""
+    """Return the highest negatives: at least that share and one more, with all that tie with the lowest kept."""
     n_kept = int(np.ceil(share * negatives.size)) + 1
     if n_kept >= negatives.size:
         return negatives

@@ -172,7 +172,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _import_encoder(
     theirs: dict[str, Tensor], experiment: OfficialExperiment
 ) -> tuple[Encoder, dict[str, Tensor] | None, dict[str, Any]]:
-    """The encoder, its tensors if a checkpoint must carry them, and a report."""
+    """Import the encoder; also return its tensors if a checkpoint must contain them, and a report."""
     settings: dict[str, Any] = {
         "taps": experiment.taps,
         "scales": experiment.scales,
@@ -229,7 +229,7 @@ def _dropped(key: str) -> bool:
 
 
 def statistics_state(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our statistics network's state from theirs.
+    """Convert their statistics network's state to ours.
 
     Raises:
         WeightsError: If a key is missing or has no place here.
@@ -239,7 +239,7 @@ def statistics_state(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def flow_state(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our flow's state from theirs; it holds `mixing.order` or `mixing.matrix`, whichever they used.
+    """Convert their flow's state to ours, with `mixing.order` or `mixing.matrix`, whichever they used.
 
     Raises:
         WeightsError: If a key is missing or has no place here, or a mixing is neither a permutation nor a rotation.
@@ -263,7 +263,7 @@ def flow_state(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _converted(their: str, block: Mapping[str, Tensor]) -> list[Tensor | None]:
-    """Our tensors for one of their keys, in the order of `BLOCK_KEYS`; None where ours does not exist."""
+    """Convert one of their keys to our tensors, in the order of `BLOCK_KEYS`; None where ours does not exist."""
     value = block[their]
     if their in {"global_scale", "global_offset"}:
         return [value.flatten()]
@@ -278,7 +278,7 @@ def _converted(their: str, block: Mapping[str, Tensor]) -> list[Tensor | None]:
 
 
 def _mixing(matrix_CC: Tensor, inverse_CC: Tensor) -> list[Tensor | None]:
-    """[order, None] of a permutation matrix, [None, matrix] of another rotation."""
+    """Return [order, None] of a permutation matrix, [None, matrix] of another rotation."""
     if not torch.allclose(inverse_CC, matrix_CC.T, atol=1e-5):
         raise WeightsError("Expected w_perm_inv to be the transpose of w_perm, but it is not: the file is damaged.")
     identity_CC = torch.eye(len(matrix_CC), dtype=matrix_CC.dtype)

@@ -65,7 +65,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _mean_square(features_BCHW: Tensor, centre_C: Tensor) -> Tensor:
-    """Mean of (features - centre)^2 over all but the channels, in bands of rows, so that no copy leaves the cache."""
+    """Compute the mean of (features - centre)^2 over all but the channels, in bands of rows that fit the cache."""
     batch, channels, height, width = features_BCHW.shape
     rows = max(1, BAND_ELEMENTS // (batch * channels * width))
     sum_C = torch.zeros_like(centre_C)

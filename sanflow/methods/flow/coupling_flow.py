@@ -27,7 +27,7 @@ INITIAL_GLOBAL_SCALE = 2 * math.log(math.expm1(5.0))
 
 
 def position_code(channels: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    r"""Fixed 2-D sine and cosine code of every grid cell, the condition of the flow.
+    r"""Compute the fixed 2-D sine and cosine code of every grid cell, the condition of the flow.
 
     The first half of the channels encodes the column, the second half the row; channels 2k and 2k + 1 of a half are
     sine and cosine of the position times exp(-2k ln(10^4) / (P / 2)).
@@ -64,7 +64,7 @@ def position_code(channels: int, height: int, width: int, device: torch.device |
 
 @lru_cache(maxsize=32)
 def position_condition(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The position code as a condition of shape (height * width, P), made once for each grid; do not write into it."""
+    """Return the position code of a grid as a condition (height * width, P); it is shared, do not write into it."""
     # Not an inference tensor, even when scoring asks first: autograd could not use one in a later training.
     with torch.inference_mode(False):
         return position_code(channels, height, width, device).to(dtype).flatten(1).T.contiguous()
@@ -111,7 +111,7 @@ class ConditionalFlow(nn.Module):
         return list(self.blocks.module_list)
 
     def forward(self, x_NC: Tensor, condition_MP: Tensor) -> tuple[Tensor, Tensor]:
-        """Features to latents.
+        """Map features to latents.
 
         Arguments:
             x_NC: Features, one row per location.
@@ -130,7 +130,7 @@ class ConditionalFlow(nn.Module):
         return self.blocks(x_NC, [condition_MP])
 
     def inverse(self, z_NC: Tensor, condition_MP: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents to features; returns x_NC and log|det dx/dz| of shape (N,)."""
+        """Map latents to features; return x_NC and log|det dx/dz| of shape (N,)."""
         self._check(z_NC, condition_MP)
         return self.blocks(z_NC, [condition_MP], rev=True)
 
@@ -184,7 +184,7 @@ class CouplingBlock(InvertibleModule):
     def forward(
         self, x: tuple[Tensor], c: list[Tensor], rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor], Tensor]:
-        """The block, or its inverse if `rev`; the log-determinant is that of the direction asked for."""
+        """Apply the block, or its inverse if `rev`; the log-determinant is that of the chosen direction."""
         scale_C = 0.1 * F.softplus(self.global_scale, beta=0.5)
         x_NC = x[0]
         if rev:
@@ -201,7 +201,7 @@ class CouplingBlock(InvertibleModule):
         return (self.mixing(torch.addcmul(self.global_offset, x_NC, scale_C)),), log_det_N
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Same shape out as in."""
+        """Return the shape of the input, which is also that of the output."""
         return input_dims
 
 
@@ -233,7 +233,7 @@ class Subnet(nn.Module):
             nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
 
     def forward(self, x_NC: Tensor, condition_MP: Tensor) -> Tensor:
-        """Coupling coefficients, shape (N, outputs)."""
+        """Compute the coupling coefficients, shape (N, outputs)."""
         of_condition_MH = F.linear(condition_MP, self.condition_weight, self.hidden_bias)
         x_BMC = x_NC.unflatten(0, (-1, condition_MP.shape[0]))
         # In place: the hidden layer is the largest tensor there is, and no gradient reads what is written over.
@@ -255,7 +255,7 @@ class IndexPermutation(nn.Module):
         self.register_load_state_dict_post_hook(IndexPermutation._invert)
 
     def forward(self, x_NC: Tensor) -> Tensor:
-        """Channel i of the result is channel order[i] of x."""
+        """Permute the channels: channel i of the result is channel order[i] of x."""
         return _Gather.apply(x_NC, self.order, self.inverse_order)
 
     def inverse(self, x_NC: Tensor) -> Tensor:

@@ -30,10 +30,10 @@ class Base(Protocol):
     """What the training objective and the scores ask of a base; every answer is per location."""
 
     def at_grid(self, height: int, width: int) -> "Base":
-        """The base at the cells of a coarser grid, torch's nearest interpolation."""
+        """Return the base at the cells of a coarser grid, by torch's nearest interpolation."""
 
     def flatten(self) -> "Base":
-        """The base with one axis of locations, images first, then rows, then columns."""
+        """Return the base with one axis of locations, images first, then rows, then columns."""
 
     def log_prob(self, z_NC: Tensor, mean: float = 0.0) -> Tensor:
         """Log density of z at the predicted variance, which is not differentiated."""
@@ -42,7 +42,7 @@ class Base(Protocol):
         """Log density of normal z in training, averaged over the variance's distribution."""
 
     def divergence(self, held_N: Tensor | None = None) -> Tensor | None:
-        """KL divergence of the variance's distribution from its prior; None where there is no such distribution."""
+        """Compute the KL divergence of the variance's distribution from its prior; None if it has no distribution."""
 
 
 def gaussian_log_prob(z_NC: Tensor, variance_N: Tensor | None = None, mean: float = 0.0) -> Tensor:
@@ -80,17 +80,17 @@ class InverseGamma:
     log_beta: Tensor
 
     def at_grid(self, height: int, width: int) -> "InverseGamma":
-        """Nearest interpolation of (B, H, W) parameters: cell i reads pixel floor(i H / height)."""
+        """Interpolate (B, H, W) parameters by the nearest pixel: cell i reads pixel floor(i H / height)."""
         both_2BHW = torch.stack([self.log_alpha, self.log_beta])
         log_alpha_Bhw, log_beta_Bhw = F.interpolate(both_2BHW, size=(height, width), mode="nearest")
         return InverseGamma(log_alpha_Bhw, log_beta_Bhw)
 
     def flatten(self) -> "InverseGamma":
-        """One axis of locations."""
+        """Return the parameters with one axis of locations."""
         return InverseGamma(self.log_alpha.reshape(-1), self.log_beta.reshape(-1))
 
     def variance(self) -> Tensor:
-        """Mode of the inverse gamma, sigma^2 = beta / (alpha + 1), in (0, 5]; same shape as the parameters."""
+        """Compute the mode of the inverse gamma, sigma^2 = beta / (alpha + 1), in (0, 5]; shape of the parameters."""
         log_alpha, log_beta = self._clamped()
         return (log_beta.exp() / (log_alpha.exp() + 1)).clamp(max=LARGEST_VARIANCE)
 
@@ -117,7 +117,7 @@ class InverseGamma:
         return channels * K - log_variance_N - 0.5 * z_NC.square().sum(dim=1) * precision_N
 
     def divergence(self, held_N: Tensor | None = None) -> Tensor:
-        r"""KL divergence of this inverse gamma from the prior's, shape of the parameters, >= 0.
+        r"""Compute the KL divergence of this inverse gamma from the prior's, shape of the parameters, >= 0.
 
         (alpha - alpha0) psi(alpha) + lnGamma(alpha0) - lnGamma(alpha) + alpha0 (ln beta - ln beta0)
         + beta0 alpha / beta - alpha, with alpha0 = 59.5 and beta0 = 6.05.
@@ -141,7 +141,7 @@ class InverseGamma:
         return self.log_alpha.clamp(*LOG_ALPHA_RANGE), self.log_beta.clamp(*LOG_BETA_RANGE)
 
     def _held(self, held: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(ln alpha, ln beta), cut from the graph where `held`."""
+        """Return (ln alpha, ln beta), cut from the graph where `held`."""
         log_alpha, log_beta = self._clamped()
         if held is None:
             return log_alpha, log_beta
@@ -153,11 +153,11 @@ class UnitVariance:
     """The base of CFLOW-AD and of the matched baseline: N(0, I) at every location of every image."""
 
     def at_grid(self, height: int, width: int) -> "UnitVariance":
-        """The same at every grid."""
+        """Return the same base, because it does not depend on the grid."""
         return self
 
     def flatten(self) -> "UnitVariance":
-        """The same at every location."""
+        """Return the same base, because it does not depend on the location."""
         return self
 
     def log_prob(self, z_NC: Tensor, mean: float = 0.0) -> Tensor:
@@ -169,5 +169,5 @@ class UnitVariance:
         return gaussian_log_prob(z_NC)
 
     def divergence(self, held_N: Tensor | None = None) -> None:
-        """No prior, no divergence."""
+        """Return None: there is no prior."""
         return

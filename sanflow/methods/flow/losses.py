@@ -15,7 +15,7 @@ Terms = dict[str, Tensor]
 
 
 def two_class_loss(normal_log_prob_N: Tensor, abnormal_log_prob_N: Tensor, abnormal_N: Tensor) -> Tensor:
-    r"""Mean cross entropy of telling normal from abnormal locations by the two bases, a scalar.
+    r"""Compute the mean cross entropy of telling normal from abnormal locations by the two bases, a scalar.
 
     D2: the softmax's output goes into a cross entropy that takes its own softmax, as released; so the loss lies
     between 0.31 and 1.31. With two classes that is softplus(1 - 2 q) at abnormal locations and softplus(2 q - 1) at
@@ -32,7 +32,7 @@ def two_class_loss(normal_log_prob_N: Tensor, abnormal_log_prob_N: Tensor, abnor
 def location_objective(
     z_NC: Tensor, log_det_N: Tensor, base: Base, abnormal_N: Tensor | None = None, abnormal_mean: float = 1.0
 ) -> tuple[Tensor, Terms]:
-    r"""What training maximises at each location, g = log p + log|det J| - KL - 0.2 CE.
+    r"""Compute what training maximises at each location, g = log p + log|det J| - KL - 0.2 CE.
 
     log p is the expected density under the normal base, or at abnormal locations the density under the base of mean
     `abnormal_mean`; KL is the base's divergence from its prior; CE the two-class loss, a mean over all N locations.
@@ -66,7 +66,7 @@ def location_objective(
 
 
 def loss_of(objective_N: Tensor, channels: int) -> Tensor:
-    """Scalar loss, mean(-logsigmoid(g / C)); the sigmoid bounds what a single location can gain.
+    """Compute the scalar loss, mean(-logsigmoid(g / C)); the sigmoid bounds the gain from a single location.
 
     Example:
         >>> loss_of(torch.zeros(3), channels=8)

@@ -73,7 +73,7 @@ class AnomalyFlow(nn.Module):
 
     @classmethod
     def from_experiment(cls, channels: Sequence[int], experiment: Any, seed: int | None) -> "AnomalyFlow":
-        """The model that an experiment describes, for an encoder of these channels."""
+        """Build the model that an experiment describes, for an encoder of these channels."""
         return cls(
             channels,
             position_channels=experiment.position_channels,
@@ -85,7 +85,7 @@ class AnomalyFlow(nn.Module):
         )
 
     def base_for(self, images_B3HW: Tensor, *features: Tensor) -> Base:
-        """The base of images, at the pixels that the grids of these features read or at more.
+        """Compute the base of images, at the pixels that the grids of these features read or at more.
 
         Arguments:
             images_B3HW: As the encoder saw them.
@@ -100,7 +100,7 @@ class AnomalyFlow(nn.Module):
     def objective(
         self, scale: int, features_BCHW: Tensor, base: Base, mask_B1HW: Tensor | None
     ) -> tuple[Tensor, Terms]:
-        """Training loss of one scale over all its locations.
+        """Compute the training loss of one scale over all its locations.
 
         Arguments:
             scale: Which flow.
@@ -119,7 +119,7 @@ class AnomalyFlow(nn.Module):
     def objective_at(
         self, scale: int, features_NC: Tensor, condition_MP: Tensor, base: Base, abnormal_N: Tensor | None = None
     ) -> tuple[Tensor, Terms]:
-        """The same for any set of locations, such as a shuffled part of a batch.
+        """Compute the loss for any set of locations, such as a shuffled part of a batch.
 
         Arguments:
             scale: Which flow.
@@ -133,7 +133,7 @@ class AnomalyFlow(nn.Module):
         return loss_of(objective_N, z_NC.shape[1]), terms
 
     def locations(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Features as rows (images first, then rows, then columns) and the position codes of one image's cells.
+        """Return features as rows (images first, then rows, then columns) and the position codes of one image's cells.
 
         Returns:
             features_NC in the model's precision, and condition_MP with M = h w.
@@ -144,7 +144,7 @@ class AnomalyFlow(nn.Module):
         return features_NC, position_condition(self.position_channels, height, width, features_NC.device, dtype)
 
     def latents(self, scale: int, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents z_NC and log-determinants log_det_N of one scale's locations."""
+        """Compute latents z_NC and log-determinants log_det_N of one scale's locations."""
         return self.flows[scale](*self.locations(features_BCHW))
 
     @torch.no_grad()
@@ -191,19 +191,19 @@ class FlowScores:
 
 
 def _spawned(seed: int | None, number: int) -> list[int] | list[None]:
-    """Independent seeds from one; a scale's depends on its place, not on how many scales there are."""
+    """Derive independent seeds from one; a scale's depends on its place, not on the number of scales."""
     if seed is None:
         return [None] * number
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(number, np.uint32)]
 
 
 def _common_stride(pixels: int, cells: Sequence[int]) -> int:
-    """Largest s such that grids whose cell i reads pixel floor(i pixels / cells) read multiples of s alone."""
+    """Find the largest s such that grids whose cell i reads pixel floor(i pixels / cells) read only multiples of s."""
     if any(pixels % n_cells for n_cells in cells):
         return 1
     return math.gcd(*(pixels // n_cells for n_cells in cells))
 
 
 def abnormal_locations(mask_B1HW: Tensor, height: int, width: int) -> Tensor:
-    """True, per location (N,), where the mask's nearest pixel is larger than 0."""
+    """Return True, per location (N,), where the mask's nearest pixel is larger than 0."""
     return F.interpolate(mask_B1HW, size=(height, width), mode="nearest").flatten() > 0

@@ -13,7 +13,7 @@ def learning_rate(
     warmup_epochs: float = 2.0,
     final_factor: float = 1e-3,
 ) -> float:
-    r"""Learning rate of one batch.
+    r"""Compute the learning rate of one batch.
 
     After the warm-up the cosine eta + (base - eta) (1 + cos(pi epoch / epochs)) / 2, with eta = base * final_factor,
     is constant within an epoch. During the warm-up the rate rises linearly with every batch, from base / 10 to the

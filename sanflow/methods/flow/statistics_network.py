@@ -41,7 +41,7 @@ class StatisticsNetwork(nn.Module):
         self.last = _convolution(HIDDEN_CHANNELS, 2, generator)
 
     def forward(self, images_B3HW: Tensor, stride: tuple[int, int] = (1, 1)) -> InverseGamma:
-        """Parameters of every pixel, or of those that a coarser grid reads.
+        """Predict the parameters of every pixel, or of those that a coarser grid reads.
 
         Arguments:
             images_B3HW: Normalised for the encoder.
@@ -66,12 +66,12 @@ class FixedBase(nn.Module):
     """The base that looks at no image: N(0, I) everywhere."""
 
     def forward(self, images_B3HW: Tensor, stride: tuple[int, int] = (1, 1)) -> UnitVariance:
-        """The same for every image."""
+        """Return the same base for every image."""
         return UnitVariance()
 
 
 def _convolution(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Conv2d:
-    """3 x 3, zero-padded, no bias, torch's default initial weights drawn from `generator`."""
+    """Make a 3 x 3 convolution, zero-padded, no bias, torch's default initial weights drawn from `generator`."""
     convolution: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, bias=False)
     if generator is not None:
         bound = (9 * inputs) ** -0.5

@@ -99,7 +99,7 @@ class SyntheticAnomalies:
         return np.random.RandomState(words)
 
     def draw(self, step: int, batch_size: int) -> Drawing:
-        """The random choices of the batch of one step.
+        """Draw the random choices of the batch of one step.
 
         Arguments:
             step: Counted from the start of the training; the same step gives the same drawing.
@@ -181,7 +181,7 @@ class SyntheticAnomalies:
             raise ValueError(f"Expected foreign images of shape {expected}, but got {found}.")
 
     def _grid_masks(self, drawing: Drawing, like: Tensor) -> Tensor:
-        """Rectangles and discs: on the grid, blurred as PIL's BLUR, enlarged, mirrored."""
+        """Draw rectangles and discs: on the grid, blurred as PIL's BLUR, enlarged, mirrored."""
         # One transfer for all numbers; the rest stays on the device.
         numbers_n6 = torch.tensor(drawing.shapes, dtype=like.dtype).to(like.device, non_blocking=True)
         kind, centre_x, centre_y, a, b, angle = (column[:, None, None] for column in numbers_n6.unbind(dim=1))
@@ -213,7 +213,7 @@ class SyntheticAnomalies:
         jitter: tuple[float, float, float, float],
         order: list[int],
     ) -> tuple[Tensor, Tensor]:
-        """A patch of the image, jittered, rotated and placed, hard-edged; and where it lies."""
+        """Make a patch of the image, jittered, rotated and placed, hard-edged; also return its place."""
         scar_height, scar_width, top, left, angle, centre_y, centre_x = scar
         patch_CPQ = image_CHW[:, top : top + scar_height, left : left + scar_width]
         patch_CPQ = colour_jitter(patch_CPQ[None], [jitter], order)[0]
@@ -246,7 +246,7 @@ def _draw_disc(random: np.random.RandomState) -> tuple[int, float, float, float,
 
 
 def _half_extent(half_width: float, half_height: float, angle: float) -> tuple[float, float]:
-    """Half the height and width of the box around a rotated rectangle."""
+    """Compute half the height and width of the box around a rotated rectangle."""
     cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
     return half_width * sine + half_height * cosine, half_width * cosine + half_height * sine
 
@@ -260,7 +260,7 @@ def _flipped(images_nCHW: Tensor, flips: list[tuple[bool, bool]]) -> Tensor:
 
 
 def blur(mask_n1HW: Tensor) -> Tensor:
-    """PIL's `ImageFilter.BLUR`: the mean of a 5 x 5 ring of 16 pixels; two pixels of border stay as they are.
+    """Blur as PIL's `ImageFilter.BLUR`: the mean of a 5 x 5 ring of 16 pixels; two pixels of border do not change.
 
     Example:
         >>> mask_11HW = torch.zeros(1, 1, 7, 7)

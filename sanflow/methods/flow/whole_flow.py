@@ -24,7 +24,7 @@ COUPLING_SCALE = 0.1
 
 
 def whole_flow(blocks: Sequence["CouplingBlock"], x_NC: Tensor, condition_NP: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents z_NC and log|det dz/dx| of shape (N,), with a gradient of first order.
+    """Compute latents z_NC and log|det dz/dx| of shape (N,), with a gradient of first order.
 
     Arguments:
         blocks: Of one flow, in order.

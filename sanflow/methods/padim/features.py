@@ -43,7 +43,7 @@ def choose_dimensions(channels: Sequence[int], dimensions: int | None, seed: int
 
 
 def finest_grid(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Height and width of the largest of some grids."""
+    """Return height and width of the largest of some grids."""
     return max(sizes, key=lambda size: size[0] * size[1])
 
 

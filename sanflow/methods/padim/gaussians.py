@@ -62,7 +62,7 @@ class GaussianStatistics:
         self.mean_PD += step_PD * (batch / self.count)
 
     def whitening(self, regularizer: float = REGULARIZER) -> Tensor:
-        """Inverse Cholesky factors of the regularised covariances.
+        """Compute the inverse Cholesky factors of the regularised covariances.
 
         Arguments:
             regularizer: What is added to each variance.
@@ -97,7 +97,7 @@ class GaussianStatistics:
 
 
 def unpack(packed_PK: Tensor, dimensions: int) -> Tensor:
-    """Lower-triangular matrices from their packed rows.
+    """Unpack lower-triangular matrices from their packed rows.
 
     Arguments:
         packed_PK: As `GaussianStatistics.whitening` gives them.
@@ -114,7 +114,7 @@ def unpack(packed_PK: Tensor, dimensions: int) -> Tensor:
 
 
 def mahalanobis(features_PBD: Tensor, mean_PD: Tensor, factors_PDD: Tensor) -> Tensor:
-    """Distances of features to their position's Gaussian.
+    """Compute the distances of features to their position's Gaussian.
 
     Arguments:
         features_PBD: Features of a batch of images.

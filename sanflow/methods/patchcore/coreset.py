@@ -95,7 +95,7 @@ class _Points:
         return self.points_ND[which].double() - self.mean_D
 
     def cover(self, new: list[int]) -> None:
-        """Account for new picks in the distances of all points."""
+        """Update the distances of all points after new picks."""
         new_K = torch.tensor(new, device=self.points_ND.device)
         picks_KD, squares_K1 = -2 * self._rows(new_K), self.squares_N[new_K, None]
         rough_KD, rough_K1 = picks_KD.float(), squares_K1.float()

@@ -63,7 +63,7 @@ class MemoryBank:
         self.squares_M1 = self.patches_MD.square().sum(1, keepdim=True)
 
     def distances(self, patches_ND: Tensor) -> Tensor:
-        """Distance of each patch to its nearest neighbour in the bank; (N,)."""
+        """Compute the distance of each patch to its nearest neighbour in the bank; (N,)."""
         nearest_N = patches_ND.new_empty(len(patches_ND))
         for first in range(0, len(patches_ND), BLOCK):
             centred_BD = patches_ND[first : first + BLOCK] - self.mean_D
@@ -71,11 +71,11 @@ class MemoryBank:
         return nearest_N.clamp_(min=0).sqrt_()
 
     def _compared(self, centred_ND: Tensor) -> Tensor:
-        """Squared distances (M, N) less the squared length of each of the N patches."""
+        """Compute squared distances (M, N) less the squared length of each of the N patches."""
         return torch.addmm(self.squares_M1, self.patches_MD, centred_ND.T, alpha=-2)
 
     def reweighted(self, farthest_BD: Tensor, distances_B: Tensor, neighbours: int) -> Tensor:
-        r"""Scores of images from their farthest patch, lower where normal patches are rare too.
+        r"""Compute image scores from the farthest patch, lower where normal patches are rare too.
 
         s = (1 - exp(||x - m*||) / \sum_{m \in N(m*)} exp(||x - m||)) ||x - m*||, with m* the patch of the bank nearest
         to the image's farthest patch x, and N(m*) the patches of the bank nearest to m*, itself included (equation 7).

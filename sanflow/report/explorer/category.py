@@ -145,7 +145,7 @@ def _pictures_of(run: Run, index: Index, each: Callable[..., Iterable[Any]]) -> 
 
 
 def _maps_of(scores: Scores, part: slice, size: tuple[int, int]) -> np.ndarray:
-    """Anomaly maps of some images, calibrated fusion; (n, H, W) float32."""
+    """Make the anomaly maps of some images, calibrated fusion; (n, H, W) float32."""
     if scores.kind == "anomaly_map":
         return np.stack([resized(map_HW, size) for map_HW in scores.grids["map"][part]])
     grids = [grid_Nhw[part] for grid_Nhw in scores.grids.values()]
@@ -177,13 +177,13 @@ def _require_images_of(index: Index, found: Sequence[str], file: Path, remedy: s
 
 
 def _usual_size(index: Index) -> tuple[int, int]:
-    """Height and width of the first test image; outlines are stretched over the others."""
+    """Return height and width of the first test image; outlines are stretched over the others."""
     first = index.test.iloc[0]
     return int(first.height), int(first.width)
 
 
 def _bounded(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """A size of the same shape whose longest side is at most `longest`.
+    """Return a size of the same shape whose longest side is at most `longest`.
 
     Example:
         >>> _bounded((1024, 512), 256), _bounded((100, 50), 256)

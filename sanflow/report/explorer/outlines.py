@@ -48,7 +48,7 @@ def outline_of(map_HW: np.ndarray, threshold: float) -> str:
 
 
 def overlap_of(predicted_HW: np.ndarray, truth_HW: np.ndarray) -> float | None:
-    """Intersection over union of two regions; None where the truth is empty.
+    """Compute the intersection over union of two regions; None where the truth is empty.
 
     Example:
         >>> overlap_of(np.array([True, True, False]), np.array([False, True, True]))

@@ -69,7 +69,7 @@ def plan_figures(
     kinds: Iterable[str] | None = None,
     runs: Sequence[Run] | None = None,
 ) -> list[PlannedFigure]:
-    """All figures of a benchmark: `folder`/<kind>/<metric> and `folder`/<kind>/<data set>/<category>, PNG and PDF.
+    """Plan all figures of a benchmark: `folder`/<kind>/<metric> and `folder`/<kind>/<data set>/<category>, PNG and PDF.
 
     Arguments:
         results: Its folder, `results/<benchmark>`.

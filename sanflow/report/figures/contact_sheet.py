@@ -75,7 +75,7 @@ def draw(runs: Sequence[Run], index: Index) -> Figure:
 
 
 def colour_range(curves: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Scores that are drawn darkest and brightest: a low quantile and the maximum over all pixels of the test set.
+    """Choose the darkest and brightest score: a low quantile and the maximum over the test set's pixels.
 
     Example:
         >>> halves = {"pixel_histogram_normal": np.array([50, 49]), "pixel_histogram_anomalous": np.array([0, 1])}
@@ -134,7 +134,7 @@ def _name(axes: Axes, text: str) -> None:
 
 
 def _outline(axes: Axes, values: np.ndarray, level: float, colour: str, style: object) -> None:
-    """A contour, where there is one: matplotlib warns of levels outside the data."""
+    """Draw a contour if there is one: matplotlib warns of levels outside the data."""
     highest = np.max(values)
     if np.min(values) < level <= highest:
         flat = level > 0.999 * highest  # a map of two values has no contour at the upper one

@@ -81,7 +81,7 @@ def _legend(axes: Axes, styles: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _areas(axes: Axes, texts: Sequence[str], styles: Sequence[Mapping[str, Any]], *, right: bool, low: bool) -> None:
-    """The areas in the colours of their lines, in the corner that curves leave free."""
+    """Print the areas in the colours of their lines, in the corner that curves leave free."""
     for number, (text, style) in enumerate(zip(texts, styles, strict=True)):
         height = 0.06 + 0.09 * (len(texts) - 1 - number) if low else 0.9 - 0.09 * number
         axes.text(

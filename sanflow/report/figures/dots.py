@@ -135,17 +135,17 @@ def rows_of_dots(title: str, groups: Sequence[Group], notes: Sequence[str] = ())
 
 
 def _row_height(group: Group) -> float:
-    """Inches per row: each method has a line of its own, so that no dot hides another."""
+    """Return the inches per row: each method has its own line, so that no dot covers another."""
     return 0.07 + 0.035 * max(len(group.measured), len(group.published), 2)
 
 
 def _place(number: int, count: int) -> float:
-    """Where a method's line is within a row, from -0.5 to 0.5."""
+    """Return the place of a method's line within a row, from -0.5 to 0.5."""
     return 0.8 * ((number + 0.5) / count - 0.5)
 
 
 def _limits(group: Group) -> tuple[float, float]:
-    """Ends of the axis in percent, the same for measured and published values."""
+    """Choose the ends of the axis in percent, the same for measured and published values."""
     n_rows = len(group.rows)
     dots = [dot for own in group.measured.values() for dot in own[:n_rows]]
     values = [number for dot in dots for number in (dot.value, dot.low, dot.high) if not math.isnan(number)]

@@ -41,7 +41,7 @@ def fonts_for(letters: frozenset[str]) -> tuple[str, ...]:
 
 
 def _candidates() -> Iterator[FontEntry]:
-    """Upright fonts of normal weight; those in TrueType files first, which matplotlib embeds in PDF as they are."""
+    """List upright fonts of normal weight, TrueType files first, because matplotlib embeds these in PDF unchanged."""
     fonts = [
         font
         for font in fontManager.ttflist
@@ -53,7 +53,7 @@ def _candidates() -> Iterator[FontEntry]:
 
 @functools.cache
 def _letters(file: str) -> frozenset[str]:
-    """Which letters a font file has; none if it cannot be read."""
+    """Return the letters that a font file has; none if it cannot be read."""
     try:
         return frozenset(map(chr, FT2Font(file).get_charmap()))
     except (OSError, RuntimeError):

@@ -95,7 +95,7 @@ def score_histograms(experiments: Sequence[Distribution], notes: Sequence[str] =
 
 
 def _pair(axes: Axes, edges: np.ndarray, heights: Sequence[np.ndarray]) -> None:
-    """Two overlaid histograms that differ in colour, edge and hatch."""
+    """Draw two overlaid histograms that differ in colour, edge and hatch."""
     styles = ((NORMAL, "", "normal"), (ANOMALOUS, "////", "anomalous"))
     for (colour, hatch, name), height in zip(styles, heights, strict=True):
         axes.stairs(height, edges, fill=True, facecolor=colour, alpha=0.35, edgecolor=colour, hatch=hatch, label=name)

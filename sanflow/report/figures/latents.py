@@ -73,7 +73,7 @@ def latents_of_category(latents: Mapping[str, tuple[np.ndarray, np.ndarray, str]
 
 
 def embed(latents_MC: np.ndarray, labels_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two dimensions of at most `MOST` latents by t-SNE, seeded.
+    """Embed at most `MOST` latents in two dimensions by t-SNE, seeded.
 
     Returns:
         (m, 2) points and (m,) labels.

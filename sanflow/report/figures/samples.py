@@ -8,7 +8,7 @@ MOST = 8
 
 
 def choose_samples(defect_types: Sequence[str], scores: np.ndarray, most: int = MOST) -> list[int]:
-    """Indices of test images: per kind of defect the one of median score, then its hardest; one or two good ones.
+    """Choose test images: per kind of defect the one of median score, then its hardest; one or two good ones.
 
     Arguments:
         defect_types: Per image, "good" where there is none.

@@ -50,32 +50,32 @@ RC: Any = {
 
 
 def styled(width: Width = "page") -> Any:
-    """Context in which figures are drawn and saved, for a width in print."""
+    """Set the style in which figures are drawn and saved, for a width in print."""
     return matplotlib.rc_context({**RC, "figure.figsize": (WIDTHS[width], WIDTHS[width])})
 
 
 def full_width() -> float:
-    """Width in inches that a figure may fill."""
+    """Return the width in inches that a figure may fill."""
     return float(matplotlib.rcParams["figure.figsize"][0])
 
 
 def is_narrow() -> bool:
-    """Whether figures are drawn for one column of a page."""
+    """Tell whether figures are drawn for one column of a page."""
     return full_width() < 0.75 * WIDTHS["page"]
 
 
 def most_images() -> int:
-    """How many images may stand beside each other."""
+    """Return how many images fit side by side."""
     return 4 if is_narrow() else 8
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, its panels spaced by content."""
+    """Make an empty figure of a size in inches, its panels spaced by content."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line style and marker of each experiment, by its place in the order."""
+    """Choose colour, line style and marker of each experiment, by its place in the order."""
     return {
         label: {
             "color": EXPERIMENT_COLOURS[number % len(EXPERIMENT_COLOURS)],
@@ -87,7 +87,7 @@ def looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def plain(text: str) -> str:
-    r"""Text that matplotlib prints as it stands, where it would take two dollars for a formula.
+    r"""Escape text so that matplotlib prints it unchanged; it would read text between two dollars as a formula.
 
     Example:
         >>> print(plain("5$ to 9$"))
@@ -97,14 +97,14 @@ def plain(text: str) -> str:
 
 
 def message_figure(text: str) -> Figure:
-    """A figure that only says why there is nothing to see."""
+    """Make a figure that only says why there is nothing to show."""
     figure = new_figure(min(4.8, full_width()), 0.8)
     figure.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color="#424a53")
     return figure
 
 
 def without_ticks(axes: Axes) -> None:
-    """A panel that shows an image: no ticks, a thin frame."""
+    """Prepare a panel for an image: no ticks, a thin frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -114,7 +114,7 @@ def without_ticks(axes: Axes) -> None:
 
 
 def add_notes(figure: Figure, notes: Sequence[str]) -> None:
-    """Small print below a figure: what its marks mean."""
+    """Print notes below a figure that explain its marks."""
     if notes:
         columns = int(figure.get_figwidth() * 72 / (0.52 * NOTE_SIZE))  # a letter is about 0.52 of its size wide
         lines = [line for note in notes for line in textwrap.wrap(note, columns)]

@@ -39,7 +39,7 @@ __all__ = ["BUILDERS", "Table", "build_table", "write_table", "write_tables"]
 
 
 def build_table(name: str, runs: Sequence[Run], missing: Sequence[str] = ()) -> Table:
-    """One table of a benchmark.
+    """Build one table of a benchmark.
 
     Arguments:
         name: One of `names.TABLES`.

@@ -73,13 +73,13 @@ class Table:
 
 
 def words(value: object) -> Cell:
-    """A cell of text; None and NaN are written as a dash."""
+    """Make a cell of text; None and NaN are written as a dash."""
     absent = value is None or (isinstance(value, float) and math.isnan(value))
     return Cell(MISSING if absent else str(value))
 
 
 def percent(mean: float | None, std: float | None = None, *, best: bool = False, published: bool = False) -> Cell:
-    """A fraction as a percentage with two decimals, with its standard deviation where there is one.
+    """Format a fraction as a percentage with two decimals, with its standard deviation where there is one.
 
     Example:
         >>> percent(0.98765, 0.0012).text
@@ -94,7 +94,7 @@ def percent(mean: float | None, std: float | None = None, *, best: bool = False,
 
 
 def points(difference: float | None) -> str:
-    """A difference of two fractions in percentage points, with its sign.
+    """Format a difference of two fractions in percentage points, with its sign.
 
     Example:
         >>> points(-0.0031), points(0.0)

@@ -48,13 +48,13 @@ class Sources:
         self._footnotes: list[str] = []
 
     def mark(self, column: PublishedColumn) -> str:
-        """The mark of a column's source: † and its number."""
+        """Return the mark of a column's source: † and its number."""
         if column.footnote() not in self._footnotes:
             self._footnotes.append(column.footnote())
         return f"{PUBLISHED_MARK}{self._footnotes.index(column.footnote()) + 1}"
 
     def notes(self) -> list[str]:
-        """What italics mean, then one line per source; nothing if no column is published."""
+        """Explain italics, then name one source per line; nothing if no column is published."""
         lines = [f"{PUBLISHED_MARK}{number} {text}" for number, text in enumerate(self._footnotes, 1)]
         return [PUBLISHED_NOTE, *lines] if lines else []
 
@@ -76,13 +76,13 @@ class Column:
     numbers: Mapping[str, dict[str, Any]]
 
     def cell(self, category: str) -> Cell:
-        """The number of a category as it is printed."""
+        """Return the number of a category as it is printed."""
         number = self.numbers.get(category, {})
         return percent(number.get("value"), number.get("std"), published=self.origin == PUBLISHED)
 
 
 def metric_table(summary: Summary, metric: str) -> Table:
-    """All experiments of a benchmark in one metric, published numbers beside them.
+    """Show all experiments of a benchmark in one metric, with published numbers beside them.
 
     Arguments:
         summary: The runs.
@@ -161,7 +161,7 @@ def _published(summary: Summary, dataset: str, metric: str, sources: Sources) ->
 
 
 def published_table(summary: Summary, metric: str) -> Table:
-    """Each experiment beside the published numbers of a metric: value and difference in points."""
+    """Show each experiment beside the published numbers of a metric: value and difference in points."""
     sources = Sources()
     sections, records = [], []
     for dataset in summary.datasets:
@@ -216,7 +216,7 @@ def _partial(cell: Cell, n_categories: int, full: int) -> Cell:
 
 
 def _beside(record: Mapping[str, Any]) -> Cell:
-    """A published number with its distance from ours."""
+    """Format a published number with its difference from ours."""
     cell = percent(record["published"], published=True)
     if record["published"] is None:
         return cell

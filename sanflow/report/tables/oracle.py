@@ -11,7 +11,7 @@ from sanflow.report.tables.cells import Section, Table, percent, points, words
 
 
 def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) -> dict[str, float]:
-    """Category -> mean over seeds of the best epoch's value, among the kept epochs and the last.
+    """Return category -> mean over seeds of the best epoch's value, among the kept epochs and the last.
 
     Empty if the experiment keeps no epochs. Each metric has its own best epoch, as in the releases that report it.
     """
@@ -34,7 +34,7 @@ def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) 
 
 
 def oracle_table(summary: Summary) -> Table:
-    """Last epoch, oracle epoch and gain for the headline metrics, per data set and experiment."""
+    """Show last epoch, oracle epoch and gain for the headline metrics, per data set and experiment."""
     rows, records = [], []
     for dataset in summary.datasets:
         for experiment in summary.experiments(dataset):

@@ -34,7 +34,7 @@ def headline_means(
 
 
 def overview_table(summary: Summary) -> Table:
-    """The headline metrics of each experiment, mean over categories."""
+    """Show the headline metrics of each experiment, mean over categories."""
     sections, records = [], []
     for dataset in summary.datasets:
         experiments = summary.experiments(dataset)
@@ -70,7 +70,7 @@ def overview_table(summary: Summary) -> Table:
 
 
 def protocol_table(summary: Summary) -> Table:
-    """The headline metrics under each fusion and resolution that was evaluated."""
+    """Show the headline metrics under each fusion and resolution that was evaluated."""
     sections, records = [], []
     for dataset in summary.datasets:
         rows = []

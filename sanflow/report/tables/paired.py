@@ -12,7 +12,7 @@ from sanflow.report.tables.cells import MISSING, Section, Table, points, words
 
 
 def paired_table(summary: Summary) -> Table:
-    """Each pair of experiments, compared over what both have, in each headline metric."""
+    """Compare each pair of experiments over what both have, in each headline metric."""
     sections, records = [], []
     for dataset in summary.datasets:
         rows = []
@@ -57,7 +57,7 @@ def paired_table(summary: Summary) -> Table:
 def _pairs(
     summary: Summary, dataset: str, first: str, second: str, metric: str
 ) -> tuple[str, dict[str, float], dict[str, float]]:
-    """What is paired, and each experiment's value by it: categories, or the seeds if both have the same one category.
+    """Find what is paired, with each experiment's values: categories, or seeds if both have the same one category.
 
     Seeds of one category say how much of a difference is chance of training; they say nothing of other categories.
     """

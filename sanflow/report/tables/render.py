@@ -83,7 +83,7 @@ def write_table(table: Table, folder: str | os.PathLike[str], formats: tuple[str
 
 
 def to_csv(table: Table) -> str:
-    """The numbers at full precision, one row per number, with what they are and where they come from.
+    """Write the numbers at full precision, one row per number, with meaning and source.
 
     Texts that a spreadsheet would run as a formula begin with an apostrophe.
     """
@@ -95,7 +95,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown page: best in bold, published in italics."""
+    """Write a Markdown page: best in bold, published in italics."""
     parts = [f"# {escape_markdown(table.title)}", escape_markdown(table.caption)]
     for section in table.sections:
         if section.heading:
@@ -109,7 +109,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""LaTeX `table*` environments with booktabs rules, one a section.
+    r"""Write LaTeX `table*` environments with booktabs rules, one a section.
 
     They need `\usepackage{booktabs,graphicx}` and `textcomp`, which LaTeX loads by itself since 2020.
     """
@@ -122,7 +122,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """One page of HTML without anything outside it."""
+    """Write one page of HTML that needs no other file."""
     title = html.escape(table.title)
     body = [f"<h1>{title}</h1>", f"<p>{html.escape(table.caption)}</p>"]
     for number, section in enumerate(table.sections):
@@ -138,7 +138,7 @@ def to_html(table: Table) -> str:
 
 
 def escape_latex(text: str) -> str:
-    r"""Text with LaTeX's special characters written out.
+    r"""Escape LaTeX's special characters in a text.
 
     Example:
         >>> print(escape_latex("metal_nut 98.1 ± 0.2 %"))
@@ -148,7 +148,7 @@ def escape_latex(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    r"""Text whose marks, tags and bars are shown, not obeyed.
+    r"""Escape a text so that its marks, tags and bars are shown as they are.
 
     Example:
         >>> print(escape_markdown("<b>a|b*"))
@@ -163,7 +163,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _styler(section: Section, escape: Callable[[str], str], identity: str = "") -> Styler:
-    """The texts of a section, escaped; its columns are numbered, because names may repeat."""
+    """Lay out the escaped texts of a section; its columns are numbered, because names may repeat."""
     texts = [[cell.text for cell in row] for row in section.rows]
     frame = pd.DataFrame(texts, columns=range(len(section.header)))
 
@@ -176,7 +176,7 @@ def _styler(section: Section, escape: Callable[[str], str], identity: str = "") 
 
 
 def _of_cells(section: Section, say: Callable[[Cell, int, int], str]) -> pd.DataFrame:
-    """What a function says of each cell, its row and its column."""
+    """Apply a function to each cell, its row and its column."""
     return pd.DataFrame(
         [[say(cell, row, column) for column, cell in enumerate(cells)] for row, cells in enumerate(section.rows)]
     )
@@ -206,7 +206,7 @@ def _latex_section(table: Table, section: Section) -> list[str]:
 
 
 def html_section(section: Section, identity: str) -> str:
-    """One section as an HTML table; all texts are escaped.
+    """Write one section as an HTML table; all texts are escaped.
 
     Arguments:
         section: To show.

@@ -27,7 +27,7 @@ COSTS = {
 
 
 def encoders_table(summary: Summary) -> Table:
-    """Experiments ordered by encoder, with what identifies it."""
+    """Show experiments ordered by encoder, with what identifies it."""
 
     def describe(run: Run) -> dict[str, Any]:
         identity = run.metrics.get("provenance", {}).get("encoder") or {}
@@ -51,7 +51,7 @@ def encoders_table(summary: Summary) -> Table:
 
 
 def ablation_table(summary: Summary) -> Table:
-    """The experiments that are SANFlow with something changed, by what was changed."""
+    """Show the experiments that are SANFlow with changed settings, by these settings."""
     family = [
         name
         for name in summary.experiments()
@@ -81,7 +81,7 @@ def ablation_table(summary: Summary) -> Table:
 
 
 def cost_table(summary: Summary) -> Table:
-    """What a run of each experiment costs: mean over its runs."""
+    """Show the cost of each experiment: mean over its runs."""
     rows, records = [], []
     for experiment in summary.experiments():
         runs = _runs(summary, experiment)
@@ -107,7 +107,7 @@ def cost_table(summary: Summary) -> Table:
 def _described(
     summary: Summary, name: str, title: str, caption: str, describe: dict[str, Any], columns: dict[str, str]
 ) -> Table:
-    """Rows of description and headline metrics per data set and experiment."""
+    """Make rows of description and headline metrics per data set and experiment."""
     sections, records = [], []
     for dataset in summary.datasets:
         experiments = [key for key in summary.experiments(dataset) if key in describe]

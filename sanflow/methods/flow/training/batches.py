@@ -23,7 +23,7 @@ ORDER_STREAM, ROTATION_STREAM, LOCATION_STREAM = 2, 3, 4
 
 
 def random_of(seed: int, stream: int, step: int) -> np.random.RandomState:
-    """The random numbers of one purpose in one step; they depend on nothing else."""
+    """Make the random numbers of one purpose in one step; they depend on nothing else."""
     # RandomState, not Generator: only the former's stream is frozen across numpy versions.
     return np.random.RandomState(np.random.SeedSequence([seed, stream, step]).generate_state(8))
 
@@ -81,11 +81,11 @@ class Batches:
         return len(self._images_NHW3) // self._batch_size
 
     def order(self, pass_: int) -> ndarray:
-        """The images of a pass, (N,), shuffled."""
+        """Return the images of a pass, (N,), shuffled."""
         return random_of(self._seed, ORDER_STREAM, pass_).permutation(len(self._images_NHW3))
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step."""
+        """Make the batch of a step."""
         pass_, place = divmod(step, self.per_pass)
         chosen_B = self.order(pass_)[place * self._batch_size : (place + 1) * self._batch_size]
         batch = Batch(step, self._tensor(self._images_NHW3, chosen_B))
@@ -103,7 +103,7 @@ class Batches:
         return tensor.pin_memory() if self._pin else tensor
 
     def ahead(self, first: int, last: int, depth: int = 2) -> Generator[Batch]:
-        """The batches of the steps from `first` to before `last`, made by a thread while the step before runs.
+        """Yield the batches of the steps from `first` to before `last`; a thread makes each during the step before it.
 
         Arguments:
             first: First step.

@@ -29,11 +29,11 @@ class KeptEpochs:
     epochs: Sequence[int]
 
     def wants(self, epoch: int) -> bool:
-        """Whether an epoch is kept."""
+        """Tell whether an epoch is kept."""
         return self.target is not None and epoch in self.epochs
 
     def file(self, epoch: int) -> Path:
-        """Where the checkpoint of an epoch is written during the training."""
+        """Return the path of an epoch's checkpoint during the training."""
         return self.state / "kept" / f"{self.key}.epoch{epoch:02d}.pt"
 
     def publish(self) -> None:

@@ -16,7 +16,7 @@ from sanflow.methods.flow.training.batches import Batch
 
 
 def rotated(images_B3HW: Tensor, degrees: list[float]) -> Tensor:
-    """Each image turned counter-clockwise about its middle; nearest pixel, black where there was none."""
+    """Rotate each image counter-clockwise about its middle; nearest pixel, black where there was none."""
     height, width = images_B3HW.shape[-2:]
     rows = []
     for angle in map(math.radians, degrees):
@@ -36,7 +36,7 @@ def prepare(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor | None]:
-    """Images as the encoder sees them, and where they are synthetic anomalies.
+    """Return images as the encoder sees them, and where they are synthetic anomalies.
 
     Returns:
         images_B3HW, normalised; mask_B1HW in [0, 1], or None if the experiment has no synthetic anomalies.

@@ -50,7 +50,7 @@ class StateKey:
         return digest_of(vars(self))[:12]
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Names of the parts in which another key differs."""
+        """Name the parts in which another key differs."""
         return [name for name, value in vars(self).items() if other.get(name) != value]
 
 
@@ -83,7 +83,7 @@ class StateFolder:
             logger.warning("%s", failure)
 
     def load(self) -> State | None:
-        """The newest whole state of this key, or None.
+        """Load the newest complete state of this key, or None.
 
         Damaged files of this key are reported and removed. States of another key are left aside, with a message that
         says in what they differ; `forget_others` removes them.
@@ -140,7 +140,7 @@ class StateFolder:
             raise failure
 
     def steps(self) -> list[int]:
-        """After which steps this key's states were saved, latest first."""
+        """Return the steps after which this key's states were saved, latest first."""
         return [step for step, _, _ in self._files()]
 
     def forget_others(self) -> None:
@@ -153,7 +153,7 @@ class StateFolder:
                     path.unlink(missing_ok=True)
 
     def _files(self) -> list[tuple[int, str, Path]]:
-        """(step, digest, path) of this key's states, newest first."""
+        """List (step, digest, path) of this key's states, newest first."""
         if not self.folder.is_dir():
             return []
         files = []
@@ -253,7 +253,7 @@ class SaveClock:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether that time has passed; starts it anew if so."""
+        """Tell whether that time has passed; if so, start it again."""
         now = time.monotonic()
         if now - self._last < self.every_seconds:
             return False
@@ -283,7 +283,7 @@ class _HashingFile:
 
 
 def _snapshot(value: Any) -> Any:
-    """A deep copy with all tensors in host memory."""
+    """Copy all parts, with all tensors in host memory."""
     if isinstance(value, Tensor):
         copy = value.detach().to("cpu", copy=True)
         # Strides decide the order of sums, so they are kept: the resumed run must not differ by a bit.
@@ -300,7 +300,7 @@ def _snapshot(value: Any) -> Any:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the rename itself on the disk, where the system can."""
+    """Write the rename itself to the disk, where the system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

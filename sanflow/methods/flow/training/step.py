@@ -41,7 +41,7 @@ class Guard:
         self.consecutive = (self.consecutive + 1) * bad
 
     def state(self) -> Named:
-        """What a saved state holds of it."""
+        """Return what a saved state holds of it."""
         return {"skipped": self.skipped, "consecutive": self.consecutive}
 
     def load(self, state: Named) -> None:
@@ -79,7 +79,7 @@ class Stepper:
         self._parameters = list(self.model.parameters())
 
     def __call__(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
-        """One batch.
+        """Train one batch.
 
         Arguments:
             step: Counted from the start of the training.
@@ -149,7 +149,7 @@ class Stepper:
         return values
 
     def _descend(self, loss: Tensor) -> None:
-        """Backward and one step of Adam; skipped, on the device, if the loss or a gradient is not finite."""
+        """Run backward and one step of Adam; on the device, skip it if the loss or a gradient is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
         with tf32(self.precision == "tf32"):
             loss.backward()
@@ -166,7 +166,7 @@ class Stepper:
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:
-    """Adam over all weights, fused: one pass over the memory, and steps that can be skipped without being waited for.
+    """Make Adam over all weights, fused: one pass over the memory, and steps can be skipped without a transfer.
 
     The learning rate is set for every batch.
     """
@@ -174,7 +174,7 @@ def make_optimizer(model: nn.Module) -> torch.optim.Adam:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """The learning rate of the next step."""
+    """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = value
 
@@ -209,7 +209,7 @@ class Means:
         self._counts += stacked.isfinite()
 
     def read(self) -> dict[str, float]:
-        """The means; waits for the device."""
+        """Return the means; waits for the device."""
         return dict(zip(self._names, (self._sums / self._counts).tolist(), strict=True))
 
     def clear(self) -> None:
@@ -218,7 +218,7 @@ class Means:
         self._sums = self._counts = torch.zeros(0, dtype=torch.float64)
 
     def state(self) -> dict[str, Named]:
-        """What a saved state holds of it."""
+        """Return what a saved state holds of it."""
         return {
             "sums": dict(zip(self._names, self._sums, strict=True)),
             "counts": dict(zip(self._names, self._counts, strict=True)),
@@ -233,5 +233,5 @@ class Means:
 
 
 def total_loss(means: dict[str, float]) -> float:
-    """The loss of all scales together."""
+    """Sum the losses of all scales."""
     return sum(value for name, value in means.items() if name.endswith("_loss"))
