@@ -104,7 +104,7 @@ def _photographs(folder: Path, n_images: int, side: int, seed: int) -> Index:
 
     random = np.random.default_rng(seed)
     photograph = Image.fromarray(skimage.data.gravel())
-    for name, n in (("train/good", n_images), ("test/good", 1), ("test/noise", 1), ("ground_truth/noise", 1)):
+    for name, n in (("train/good", n_images), ("test/good", 1), ("test/noise", 1)):
         place = folder / "gravel" / name
         place.mkdir(parents=True)
         for i in range(n):
@@ -113,6 +113,11 @@ def _photographs(folder: Path, n_images: int, side: int, seed: int) -> Index:
             noisy = np.asarray(crop, np.int16)[..., None] + random.integers(-3, 4, (side, side, 3), np.int16)
             image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
             image.save(place / f"{i:03d}.png", compress_level=4)
+    mask_HW = np.zeros((side, side), np.uint8)
+    mask_HW[: side // 4] = 255
+    masks = folder / "gravel" / "ground_truth" / "noise"
+    masks.mkdir(parents=True)
+    Image.fromarray(mask_HW).save(masks / "000.png")
     return build_index("bench", "gravel", folder, kind="folder")
 
 

@@ -48,7 +48,10 @@ def data(
     size: Annotated[int, typer.Option(min=16, help="Height and width after resizing.")] = 256,
     epochs: Annotated[int, typer.Option(min=1, help="How often the cache is read.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the images and their order.")] = 0,
-    folder: Annotated[Path | None, typer.Option(help="Where the files are made; a temporary folder if unset.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Where the files are made; a temporary folder if unset."),
+    ] = None,
 ) -> None:
     """Measure images per second from cold PNG files and from the image cache, and the memory each needs."""
     from sanflow.bench.data import bench_data

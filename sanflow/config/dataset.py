@@ -34,7 +34,8 @@ class DatasetChoice(StrictModel):
         if value == "all":
             return value
         if not isinstance(value, list):
-            raise ValueError(f"expected `all` or a list of names, but got {value!r}: write [{value!r}]")
+            remedy = f"[{value!r}]" if isinstance(value, str) else "the names in quotes, such as ['01', '02']"
+            raise ValueError(f"expected `all` or a list of names, but got {value!r}: write {remedy}")
         return [category_name(require_text(name)) for name in value]
 
     @model_validator(mode="after")

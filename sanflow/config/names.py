@@ -85,7 +85,7 @@ def require_text(value: Any) -> Any:
         return value
     raise ValueError(
         f"expected a name, but got {value!r}, as YAML reads unquoted numbers, dates, yes, no, on and off as values: "
-        f"quote the name, such as '{value}'"
+        "quote the name letter for letter, such as '01' for 01 and 'yes' for yes"
     )
 
 

@@ -80,6 +80,14 @@ class Plan:
         """Compute the digest of the code of a scoring."""
         return code_digest("score", self.detector(wildcards).load_modules)
 
+    def fit_command(self, wildcards: Any) -> list[str]:
+        """Return the words with which the command of a fit begins; see `placed_command`."""
+        return placed_command("train", self.detector(wildcards).fit_needs_gpu)
+
+    def score_command(self, wildcards: Any) -> list[str]:
+        """Return the words with which the command of a scoring begins; see `placed_command`."""
+        return placed_command("score", self.detector(wildcards).scoring_needs_gpu)
+
     def fit_settings(self, wildcards: Any) -> str:
         """Compute the digest of the settings of a fit, and of the files they name."""
         return fit_digest(self.experiment(wildcards), wildcards.dataset, wildcards.category)
@@ -164,6 +172,20 @@ def finished_metrics(benchmark: str, results: Path) -> list[Path]:
     plan = Plan(chosen, list(chosen.jobs(categories_of(chosen))), str(results), data_root="")
     files = [*plan.files_of_jobs("metrics.json")({}), *plan.metrics_of_epochs({})]
     return [Path(file) for file in files if Path(file).exists()]
+
+
+def placed_command(command: str, needs_gpu: bool) -> list[str]:
+    """Return the words that start a command of sanflow on a GPU of its own, or on the CPU if it needs none.
+
+    Snakemake counts no GPU for a command that needs none, so it must neither claim one nor use that of another job.
+
+    Example:
+        >>> placed_command("train", needs_gpu=True)
+        ['sanflow', 'gpu-exec', '--', 'sanflow', 'train']
+        >>> placed_command("train", needs_gpu=False)
+        ['sanflow', 'train', '--device', 'cpu']
+    """
+    return ["sanflow", "gpu-exec", "--", "sanflow", command] if needs_gpu else ["sanflow", command, "--device", "cpu"]
 
 
 def threads_of_fit(cores: int | None, jobs_at_once: int, device: str, environment: Mapping[str, str]) -> int:

@@ -55,7 +55,7 @@ def test_bytes_that_are_not_utf8_are_shown():
         ),
         (
             "{datasets: {btad: {categories: [2024-05-01]}}, experiments: {a: %s}}",
-            "quote the name, such as '2024-05-01'",
+            "quote the name letter for letter, such as '01' for 01 and 'yes' for yes",
         ),
         (
             "{datasets: {btad: {categories: '01'}}, experiments: {a: %s}}",
@@ -63,7 +63,7 @@ def test_bytes_that_are_not_utf8_are_shown():
         ),
         (
             "{datasets: {btad: {categories: 1}}, experiments: {a: %s}}",
-            "expected `all` or a list of names, but got 1: write [1]",
+            "expected `all` or a list of names, but got 1: write the names in quotes, such as ['01', '02']",
         ),
         ("{datasets: {btad: {}}, experiments: {2024: %s}}", "experiments.2024: expected a name, but got 2024, as YAML"),
         ("{datasets: {1: {}}, experiments: {a: %s}}", "datasets.1: expected a name, but got 1, as YAML"),

@@ -1,5 +1,6 @@
 """What the workflow asks of a benchmark: finished runs, threads."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +68,23 @@ def test_a_gpu_that_cannot_be_used_is_reported_by_the_job(monkeypatch):
 
     monkeypatch.setattr(plan, "gpu_pool", broken)
     assert threads_of_fit(64, 1, "auto", {}) == 4
+
+
+@pytest.mark.parametrize(("fit_needs_gpu", "scoring_needs_gpu"), [(True, True), (False, True), (True, False)])
+def test_a_step_that_needs_no_gpu_neither_claims_nor_uses_one(monkeypatch, fit_needs_gpu, scoring_needs_gpu):
+    experiment = {"method": "sanflow", "encoder": "timm/resnet18.tv_in1k"}
+    benchmark = Benchmark.model_validate({"datasets": {"mvtec_ad": {}}, "experiments": {"flow": experiment}})
+    wildcards = SimpleNamespace(dataset="mvtec_ad", category="bottle", experiment="flow", seed="0")
+    needs = {"fit_needs_gpu": fit_needs_gpu, "scoring_needs_gpu": scoring_needs_gpu}
+    method = dataclasses.replace(plan.methods()["sanflow"], **needs)
+    monkeypatch.setattr(plan, "methods", lambda: {"sanflow": method})
+    chosen = plan.Plan(benchmark, [], "results/b", "data")
+    claims = ["sanflow", "gpu-exec", "--", "sanflow"]
+    on_the_cpu = ["--device", "cpu"]
+    assert chosen.fit_command(wildcards) == ([*claims, "train"] if fit_needs_gpu else ["sanflow", "train", *on_the_cpu])
+    assert chosen.score_command(wildcards) == (
+        [*claims, "score"] if scoring_needs_gpu else ["sanflow", "score", *on_the_cpu]
+    )
 
 
 def test_of_a_registry_entry_what_decides_an_index_lists_again_and_nothing_else_does(tmp_path, monkeypatch):

@@ -111,6 +111,13 @@ def test_benchmarks_are_planned_without_data(root, tmp_path, name):
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
+def test_the_fit_of_official_claims_no_gpu_and_its_scoring_does(root, tmp_path):
+    output = snakemake(root, tmp_path, "--dry-run", "--printshellcmds", benchmark="official", device="auto").output
+    assert len(re.findall(r"exec sanflow train --device cpu --experiment official-", output)) == 30
+    assert len(re.findall(r"exec sanflow gpu-exec -- sanflow score --checkpoint ", output)) == 30
+    assert "sanflow gpu-exec -- sanflow train" not in output
+
+
 def test_a_dry_run_of_the_paper_is_readable(root, tmp_path):
     """Its rule `all` has 300 files; lines of 30,000 characters hid the rest."""
     output = snakemake(root, tmp_path, "--dry-run", benchmark="paper").output

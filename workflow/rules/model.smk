@@ -32,11 +32,12 @@ rule train:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         code=PLAN.fit_code,
+        command=PLAN.fit_command,
         config=PLAN.fit_settings,
         state=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=[],
     shell:
-        "exec sanflow gpu-exec -- sanflow train"
+        "exec {params.command:q}"
         " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.checkpoint:q} --history {output.history:q} --state {params.state:q} {params.kept:q}"
         " -- {input.index:q} > {log:q} 2>&1"
@@ -51,6 +52,7 @@ use rule train as train_keeping with:
         experiment=PLAN.experiments_of(DetectorMethod, keeping=True),
     params:
         code=PLAN.fit_code,
+        command=PLAN.fit_command,
         config=PLAN.fit_settings,
         state=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
         kept=lambda wildcards, output: ["--kept", output.kept],
@@ -78,6 +80,7 @@ rule score:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=PLAN.score_code,
+        command=PLAN.score_command,
         # Removed here, not by `train`: it is needed until the checkpoint has been read.
         state=[
             "--state",
@@ -85,7 +88,7 @@ rule score:
         ],
         checkpoint=lambda wildcards, input: input.checkpoint,
     shell:
-        "exec sanflow gpu-exec -- sanflow score --checkpoint {params.checkpoint:q}"
+        "exec {params.command:q} --checkpoint {params.checkpoint:q}"
         " --output {output.scores:q} --extras {output.extras:q} {params.state:q}"
         " -- {input.index:q} > {log:q} 2>&1"
 
@@ -106,6 +109,7 @@ use rule score as score_epoch with:
         experiment=PLAN.experiments_of(DetectorMethod, keeping=True),
     params:
         code=PLAN.score_code,
+        command=PLAN.score_command,
         state=[],
         checkpoint=lambda wildcards, input: f"{input.kept}/epoch{wildcards.epoch}.pt",
 
