@@ -25,6 +25,7 @@ from sanflow.methods.command.maker import make
 from sanflow.methods.command.process import run
 from sanflow.methods.command.settings import COMMAND, CommandExperiment
 from sanflow.methods.method import MapJob
+from sanflow.pipeline import gpu_slots
 from sanflow.provenance import fit_digest, modules_of
 from sanflow.tracking import Tracker
 from tests.helpers.miniatures import image, mvtec
@@ -197,6 +198,20 @@ def test_a_tool_sees_the_values_but_no_variable_that_names_the_data_set(job, cap
     command = [*tool(show), "{seed}", "{device}", "{height}x{width}"]
     make(job(experiment(command), seed=7))
     assert "['7', 'cpu', '32x32'] []" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("pool", "device"), [(["GPU-1"], "cuda"), ([], "cpu")])
+def test_the_device_is_the_one_that_the_job_has(index, tmp_path, monkeypatch, pool, device):
+    monkeypatch.setattr(gpu_slots, "gpu_pool", lambda environment: pool)
+    monkeypatch.chdir(tmp_path)
+    write_index(index, tmp_path / "index.csv")
+    command = [*tool("open('device', 'w').write(sys.argv[4])"), "{device}"]
+    row = {"method": "command", "command": command, "input_size": 32}
+    datasets = {"my_parts": {"kind": "folder", "root": str(index.root)}}
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"datasets": datasets, "experiments": {"theirs": row}}))
+    words = ["--experiment", "theirs", "--output", "s.npz", "--history", "t.json", "--work", "w", "index.csv"]
+    CliRunner().invoke(app, ["make-maps", "--benchmark", "b.yaml", *words], catch_exceptions=False)
+    assert (tmp_path / "device").read_text() == json.loads((tmp_path / "t.json").read_text())["device"] == device
 
 
 @pytest.mark.parametrize(
