@@ -62,6 +62,12 @@ class OutOfMemoryError(SanflowError):
     exit_code = 9
 
 
+class ToolError(SanflowError):
+    """A command that an experiment names cannot be run, fails or does not end in time."""
+
+    exit_code = 10
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known one, or nothing if none is near.
 

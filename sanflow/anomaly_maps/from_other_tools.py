@@ -38,6 +38,8 @@ def score_external(
     *,
     name: str,
     seed: int | None = None,
+    given_as: Mapping[str, str] | None = None,
+    step: Step | None = None,
 ) -> Scores:
     """Read the maps of all test images of a category.
 
@@ -50,6 +52,8 @@ def score_external(
         experiment: Its input size is that at which the headline metrics are measured.
         name: Key of the experiment in the benchmark.
         seed: Seed of the run.
+        given_as: Test image -> the name under which the tool saw it, after which its map is named; None: its own.
+        step: How the maps were made; None: they were found in the folder.
 
     Returns:
         Scores of kind `anomaly_map`; the maps at their own size if they all have one, else at the input size.
@@ -62,23 +66,28 @@ def score_external(
         raise DataError(f"Expected a folder of anomaly maps at {root}, but there is none. Set `maps` to their folder.")
     table = index.test
     natives = [(int(height), int(width)) for height, width in table[["height", "width"]].to_numpy()]
-    found, problems = _match([str(image) for image in table.image], root)
+    images = [str(image) for image in table.image]
+    # How messages call an image, and the path that its map's path is compared with.
+    names = [image if given_as is None else f"{image} (given as {given_as[image]})" for image in images]
+    seen = [image if given_as is None else given_as[image] for image in images]
+    found, problems = _match(dict(zip(names, seen, strict=True)), root)
     maps, digest = [], hashlib.sha256()
-    for image, native in zip(table.image, natives, strict=True):
-        file = found.get(str(image))
+    for shown, native in zip(names, natives, strict=True):
+        file = found.get(shown)
         if file is None:
             continue
         try:
             maps.append(_read_map(file, {native, input_size}))
             digest.update(maps[-1].tobytes())
         except DataError as error:
-            problems.append(f"{file.relative_to(root)}: {error}")
+            of_image = "" if given_as is None else f", the map of {shown}"
+            problems.append(f"{file.relative_to(root)}{of_image}: {error}")
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems[:SHOWN])
         more = f"\n  - and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
             f"Expected one anomaly map in {root} for each of {len(table)} test images of "
-            f"{index.dataset}/{index.category}, but:\n{listed}{more}\nCorrect these files and score again."
+            f"{index.dataset}/{index.category}, but:\n{listed}{more}\nCorrect what makes these maps and score again."
         )
     if len({map_HW.shape for map_HW in maps}) > 1:
         maps = [resized(map_HW, input_size) for map_HW in maps]
@@ -90,13 +99,13 @@ def score_external(
         index_digest=index.digest,
         config_digest=fit_digest(experiment, index.dataset, index.category),
         seed=seed,
-        steps={"score": Step(code_digest("score_external"), details={"maps": str(folder)})},
+        steps={"score": step or Step(code_digest("score_external"), details={"maps": str(folder)})},
     )
     return Scores(
         kind="anomaly_map",
         grids={"map": np.stack(maps)},
         constants={},
-        paths=[str(image) for image in table.image],
+        paths=images,
         labels=table.label.to_numpy() == 1,
         defect_types=[str(name) for name in table.defect_type],
         input_size=input_size,
@@ -104,8 +113,8 @@ def score_external(
     )
 
 
-def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Match images with maps; return image -> map, and the problems found."""
+def _match(images: Mapping[str, str], root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Match images with maps; return image -> map, and the problems found. `images` gives the path of each."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     unread: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):
@@ -115,12 +124,12 @@ def _match(images: list[str], root: Path) -> tuple[dict[str, Path], list[str]]:
                 by_key[place].append(file)
             else:
                 unread[place] = file
-    key_of = {image: _longest_key(image, by_key) for image in images}
+    key_of = {image: _longest_key(path, by_key) for image, path in images.items()}
     images_of: dict[str, list[str]] = defaultdict(list)
     for image, key in key_of.items():
         if key is not None:
             images_of[key].append(image)
-    problems = [f"{image}: {_no_map(image, unread, root)}" for image, key in key_of.items() if key is None]
+    problems = [f"{image}: {_no_map(images[image], unread, root)}" for image, key in key_of.items() if key is None]
     problems += [
         f"{file.relative_to(root)}: no test image" for key in by_key if key not in images_of for file in by_key[key]
     ]

@@ -1,6 +1,7 @@
-"""`sanflow train`, `score` and `gpu-exec`: from an index to a checkpoint to scores, on a GPU of its own."""
+"""`sanflow train`, `score`, `make-maps` and `gpu-exec`: from an index to scores, on a GPU of its own."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
     app.command()(train)
     app.command()(score)
+    app.command("make-maps")(make_maps)
     app.command("gpu-exec", context_settings=BARE_COMMAND)(gpu_exec)
 
 
@@ -117,6 +119,42 @@ def score(
     scores.save(output)
     if state is not None:
         remove_finished_state(state)
+
+
+def make_maps(
+    index: IndexArgument,
+    *,
+    benchmark: BenchmarkOption,
+    experiment: ExperimentOption,
+    output: Annotated[Path, typer.Option(help="scores.npz to write.")],
+    history: Annotated[Path, typer.Option(help="train.json to write: the cost.")],
+    work: Annotated[Path, typer.Option(help="Folder for what only this job needs; emptied first, removed in the end.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    device: DeviceOption = "auto",
+    tracking: TrackingOption = None,
+) -> None:
+    """Run another tool on neutral copies of the images of one category and read the anomaly maps that it makes.
+
+    SIGTERM, SIGINT and SIGUSR1 end the tool and its children and exit with 143 or 130; the next call starts anew.
+    """
+    from sanflow.data.index import read_index
+    from sanflow.errors import ConfigError
+    from sanflow.methods.method import MapJob, MapMaker
+    from sanflow.methods.registry import methods
+    from sanflow.pipeline.benchmark import Job, load_experiment
+    from sanflow.pipeline.gpu_slots import wanted_pool
+    from sanflow.tracking import job_tracker
+
+    _log_to_stderr()
+    settings = load_experiment(benchmark, experiment)
+    method = methods()[settings.method]
+    if not isinstance(method, MapMaker):
+        raise ConfigError(f"Expected an experiment whose job makes maps, but {experiment!r} is of `{settings.method}`.")
+    content = read_index(index)
+    chosen = "cuda" if wanted_pool(device, os.environ) else "cpu"
+    job = Job(content.dataset, content.category, experiment, seed)
+    with job_tracker(tracking, str(job.folder)) as tracker:
+        method.make(MapJob(settings, experiment, content, seed, output, history, work, chosen, tracker))
 
 
 def gpu_exec(

@@ -1,8 +1,8 @@
 """What the pipeline asks of a method.
 
-Two kinds exist. A `DetectorMethod` is fitted on normal images and scores any image. A `MapSource` gives finished
-anomaly maps of the test images. The workflow, the code digests, the checks before a run and the tables see only these
-classes.
+Three kinds exist. A `DetectorMethod` is fitted on normal images and scores any image. A `MapSource` gives finished
+anomaly maps of the test images. A `MapMaker` makes such maps in one job. The workflow, the code digests, the checks
+before a run and the tables see only these classes.
 
 Importing this module does not import torch: the functions of a detector are named, and imported when they are called.
 
@@ -89,6 +89,28 @@ class MapSource(Method):
 
 
 @dataclasses.dataclass(frozen=True)
+class MapMaker(Method):
+    """A method that makes the anomaly maps of the test images in one job and leaves no detector.
+
+    Arguments:
+        make_function: `<module>:<function>` of `make(job: MapJob) -> None`, which writes the job's outputs.
+        make_needs_gpu: Whether the job runs faster on a GPU than it takes to wait for one.
+    """
+
+    make_function: str
+    make_needs_gpu: bool = True
+
+    def make(self, job: "MapJob") -> None:
+        """Make the maps and write scores.npz and train.json."""
+        pkgutil.resolve_name(self.make_function)(job)
+
+    @property
+    def make_modules(self) -> tuple[str, ...]:
+        """The module at which the code of the job begins."""
+        return (self.make_function.partition(":")[0],)
+
+
+@dataclasses.dataclass(frozen=True)
 class Outputs:
     """Where a fit writes.
 
@@ -159,6 +181,33 @@ class FitJob:
         """The keys of the experiment that decide the fit, as plain values."""
         settings: dict[str, Any] = self.experiment.fit_settings(self.index.dataset, self.index.category)
         return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class MapJob:
+    """What a job of a `MapMaker` is given.
+
+    Arguments:
+        experiment: Settings; of the method's own model.
+        name: Key of the experiment in the benchmark.
+        index: The category.
+        seed: Of everything that is drawn.
+        scores: scores.npz to write.
+        record: train.json to write: the cost.
+        work: Folder for what only the job needs; it may hold what an earlier attempt left, and is no output of a rule.
+        device: `cuda` or `cpu`.
+        tracker: Logs train.json as far as it is known.
+    """
+
+    experiment: Any
+    name: str
+    index: "Index"
+    seed: int
+    scores: Path
+    record: Path
+    work: Path
+    device: str
+    tracker: Tracker
 
 
 @dataclasses.dataclass

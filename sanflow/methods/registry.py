@@ -1,6 +1,7 @@
 """The methods that a benchmark may name.
 
-A package adds its own through the entry point group `sanflow.methods`: the value is a `DetectorMethod` or `MapSource`.
+A package adds its own through the entry point group `sanflow.methods`: the value is a `DetectorMethod`,
+`MapSource` or `MapMaker`.
 """
 
 import functools
@@ -10,8 +11,9 @@ from types import MappingProxyType
 
 from sanflow.errors import ConfigError
 from sanflow.methods import external
+from sanflow.methods.command.settings import COMMAND
 from sanflow.methods.flow import settings as flow
-from sanflow.methods.method import DetectorMethod, MapSource, Method
+from sanflow.methods.method import DetectorMethod, MapMaker, MapSource, Method
 from sanflow.methods.padim.settings import PADIM
 from sanflow.methods.patchcore.settings import PATCHCORE
 
@@ -24,6 +26,7 @@ BUILT_IN: tuple[Method, ...] = (
     PADIM,
     PATCHCORE,
     external.EXTERNAL,
+    COMMAND,
 )
 
 
@@ -37,10 +40,10 @@ def methods() -> Mapping[str, Method]:
     found = {method.name: method for method in BUILT_IN}
     for entry in importlib.metadata.entry_points(group=GROUP):
         method = entry.load()
-        if not isinstance(method, DetectorMethod | MapSource):
+        if not isinstance(method, DetectorMethod | MapSource | MapMaker):
             raise ConfigError(
-                f"Expected a DetectorMethod or MapSource in the entry point {entry.value!r} of {GROUP}, but got "
-                f"{type(method).__name__}. Correct or uninstall that package."
+                f"Expected a DetectorMethod, MapSource or MapMaker in the entry point {entry.value!r} of {GROUP}, but "
+                f"got {type(method).__name__}. Correct or uninstall that package."
             )
         if method.name in found:
             raise ConfigError(
@@ -55,7 +58,7 @@ def detector_method(name: str) -> DetectorMethod:
     """Return the method of a name, which must be a detector.
 
     Raises:
-        ConfigError: If the method has finished maps and no detector.
+        ConfigError: If the method gives maps and no detector.
     """
     method = methods()[name]
     if not isinstance(method, DetectorMethod):

@@ -71,16 +71,9 @@ def run_on_gpu(
             exist.
         StorageError: If the locks cannot be kept.
     """
-    if device not in {"auto", "cuda", "cpu"}:
-        raise ConfigError(f"Expected the device auto, cuda or cpu, but got {device!r}.")
     variables = dict(os.environ if environment is None else environment)
     variables.pop(CLAIMED_VARIABLE, None)
-    pool = [] if device == "cpu" else gpu_pool(variables)
-    if device == "cuda" and not pool:
-        raise DeviceError(
-            "Expected a GPU, because device is cuda, but this machine shows none (its driver finds no GPU, or "
-            "CUDA_VISIBLE_DEVICES is empty). Set `device: auto` to run on the CPU."
-        )
+    pool = wanted_pool(device, variables)
     if bound_by_scheduler(variables, pool):
         variables[CLAIMED_VARIABLE] = pool[0]
     elif pool:
@@ -92,6 +85,28 @@ def run_on_gpu(
         os.execvpe(command[0], list(command), variables)
     except FileNotFoundError as error:
         raise DeviceError(f"Expected a program to run on the GPU, but there is no {command[0]!r}.") from error
+
+
+def wanted_pool(device: str, environment: Mapping[str, str]) -> list[str]:
+    """List the GPUs that a command may use; empty where it runs on the CPU.
+
+    Arguments:
+        device: `auto`, `cuda` or `cpu`.
+        environment: See `gpu_pool`.
+
+    Raises:
+        ConfigError: If `device` is none of the three.
+        DeviceError: If a GPU is demanded and there is none, or none that there is can be used.
+    """
+    if device not in {"auto", "cuda", "cpu"}:
+        raise ConfigError(f"Expected the device auto, cuda or cpu, but got {device!r}.")
+    pool = [] if device == "cpu" else gpu_pool(environment)
+    if device == "cuda" and not pool:
+        raise DeviceError(
+            "Expected a GPU, because device is cuda, but this machine shows none (its driver finds no GPU, or "
+            "CUDA_VISIBLE_DEVICES is empty). Set `device: auto` to run on the CPU."
+        )
+    return pool
 
 
 def bound_by_scheduler(environment: Mapping[str, str], pool: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from sanflow.data.content import category_digest, content_digest
 from sanflow.data.registry import dataset_entry
 from sanflow.errors import DeviceError
 from sanflow.files import resource, sha256_of_file
-from sanflow.methods.method import DetectorMethod, MapSource, Method
+from sanflow.methods.method import DetectorMethod, MapMaker, MapSource, Method
 from sanflow.methods.registry import methods
 from sanflow.pipeline.benchmark import Benchmark, Job, benchmark_path, load_benchmark
 from sanflow.pipeline.gpus import gpu_pool
@@ -53,7 +53,7 @@ class Plan:
         """Return a pattern of the experiments whose method is of a kind.
 
         Arguments:
-            kind: `DetectorMethod` or `MapSource`.
+            kind: `DetectorMethod`, `MapSource` or `MapMaker`.
             keeping: Only those that keep epochs, or only those that do not; None for both.
         """
         return any_of(
@@ -72,6 +72,12 @@ class Plan:
         assert isinstance(method, DetectorMethod)
         return method
 
+    def map_maker(self, wildcards: Any) -> MapMaker:
+        """Return the method of a job that makes maps."""
+        method = methods()[self.experiment(wildcards).method]
+        assert isinstance(method, MapMaker)
+        return method
+
     def fit_code(self, wildcards: Any) -> str:
         """Compute the digest of the code of a fit."""
         return modules_digest(self.detector(wildcards).fit_modules)
@@ -87,6 +93,10 @@ class Plan:
     def score_command(self, wildcards: Any) -> list[str]:
         """Return the words with which the command of a scoring begins; see `placed_command`."""
         return placed_command("score", self.detector(wildcards).scoring_needs_gpu)
+
+    def make_code(self, wildcards: Any) -> str:
+        """Compute the digest of the code that makes maps and reads them."""
+        return code_digest("score_external", self.map_maker(wildcards).make_modules)
 
     def fit_settings(self, wildcards: Any) -> str:
         """Compute the digest of the settings of a fit, and of the files they name."""
@@ -130,8 +140,8 @@ class Plan:
         return category_digest(root, wildcards.category, self.content_memo, dataset=wildcards.dataset)
 
     def training_history(self, wildcards: Any) -> list[str]:
-        """Return train.json of a job; nothing where nothing is fitted."""
-        if not isinstance(methods()[self.experiment(wildcards).method], DetectorMethod):
+        """Return train.json of a job; nothing where finished maps are read."""
+        if isinstance(methods()[self.experiment(wildcards).method], MapSource):
             return []
         job = Job(wildcards.dataset, wildcards.category, wildcards.experiment, int(wildcards.seed))
         return [f"{self.results}/{job.folder}/train.json"]

@@ -97,6 +97,7 @@ PLANS = {
     "official": {"download": 1, "index": 15, "train": 30, "score": 30, "evaluate": 30},
     "tiles": {"download": 1, "index": 1, "train": 21, "score": 21, "evaluate": 21},
     "ablation": {"download": 1, "index": 15, "train": 105, "score": 105, "evaluate": 105},
+    "peers": {"download": 1, "index": 15, "train": 60, "score": 60, "make_maps": 75, "evaluate": 135},
 }
 
 

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 from sanflow.config.handed_on import handed_on
 from sanflow.config.settings import settings_from
 from sanflow.errors import SanflowError
-from sanflow.methods.method import DetectorMethod, MapSource
+from sanflow.methods.method import DetectorMethod, MapMaker, MapSource
 from sanflow.pipeline.benchmark import benchmark_path, load_benchmark
 from sanflow.pipeline.plan import Plan, any_of, published_digest, threads_of_fit
 from sanflow.pipeline.preflight import categories_of

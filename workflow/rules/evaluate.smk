@@ -1,6 +1,6 @@
 # From scores to metrics, without a GPU.
 #
-# REQUIRED INPUTS: index.csv, scores.npz and (unless external) train.json of a job
+# REQUIRED INPUTS: index.csv, scores.npz and (unless finished maps are read) train.json of a job
 # OUTPUTS, in <results>/{dataset}/{category}/{experiment}/seed{seed}/ and its epoch{epoch}/:
 #   metrics.json   every metric with its interval, costs, provenance
 #   images.csv     one row per test image

@@ -3,7 +3,7 @@
 # REQUIRED INPUTS: <results>/{dataset}/{category}/index.csv
 # OUTPUTS, in <results>/{dataset}/{category}/{experiment}/seed{seed}/:
 #   checkpoint.pt   the fitted detector
-#   train.json      history, times, memory
+#   train.json      history, times, memory; of make_maps the cost alone
 #   scores.npz      score grids per scale, from which everything else is computed; extras.npz: data for figures only
 #   kept/, epoch{epoch}/scores.npz, extras.npz    with keep_every: the epochs kept and their scores
 #
@@ -137,3 +137,33 @@ rule score_external:
     shell:
         "sanflow score-external --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.scores:q} -- {input.index:q} > {log:q} 2>&1"
+
+
+rule make_maps:
+    """Run another tool on neutral copies of the images and read the anomaly maps that it makes."""
+    input:
+        index="<results>/{dataset}/{category}/index.csv",
+        facts="<results>/{dataset}/{category}/index.json",
+    output:
+        scores="<results>/{dataset}/{category}/{experiment}/seed{seed}/scores.npz",
+        history="<results>/{dataset}/{category}/{experiment}/seed{seed}/train.json",
+    log:
+        "<logs>/make_maps/{dataset}/{category}/{experiment}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/make_maps/{dataset}/{category}/{experiment}/seed{seed}.jsonl"
+    wildcard_constraints:
+        experiment=PLAN.experiments_of(MapMaker),
+    threads: THREADS
+    resources:
+        gpu=lambda wildcards: int(PLAN.map_maker(wildcards).make_needs_gpu),
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
+    params:
+        code=PLAN.make_code,
+        config=PLAN.fit_settings,
+        work=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
+    shell:
+        "exec sanflow gpu-exec -- sanflow make-maps"
+        " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
+        " --output {output.scores:q} --history {output.history:q} --work {params.work:q}"
+        " -- {input.index:q} > {log:q} 2>&1"

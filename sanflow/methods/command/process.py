@@ -1,0 +1,138 @@
+"""Run a command: pass its output on, measure its time and memory, and end it with all its children."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from threading import Thread
+from typing import IO
+
+import psutil
+
+from sanflow.errors import ToolError
+from sanflow.methods.signals import StopSignals
+
+LOOK_SECONDS = 0.2
+GRACE_SECONDS = 10.0
+SHOWN_LINES = 15
+KEPT_CHARACTERS = 8000
+
+
+def run(arguments: Sequence[str], timeout: float | None = None) -> tuple[float, int]:
+    """Run a command to its end; its output goes to stderr.
+
+    The command is a process group of its own, which is ended whenever this function is left: after a signal, after
+    `timeout`, and also where the command itself has ended and left children behind. It does not see the variables
+    SANFLOW_*, which name the data set.
+
+    Arguments:
+        arguments: Program and arguments.
+        timeout: Seconds after which it is ended; None: no limit.
+
+    Returns:
+        Seconds of wall time, and the largest sum of its processes' resident memory in bytes, looked at five times a
+        second. Memory of a GPU is not counted; pages that processes share are counted for each.
+
+    Raises:
+        ToolError: If there is no such program, it exits with another code than 0, or it does not end in time.
+        SystemExit: With 130 or 143 after SIGINT, SIGTERM or SIGUSR1.
+    """
+    start, peak, last = time.monotonic(), 0, _Tail()
+    with StopSignals() as stop:
+        process = _started(arguments)
+        assert process.stdout is not None
+        copying = Thread(target=_copy, args=(process.stdout, last), daemon=True)
+        copying.start()
+        try:
+            while process.poll() is None and stop.exit_code is None:
+                if timeout is not None and time.monotonic() - start > timeout:
+                    raise ToolError(
+                        f"Expected the command to end within {timeout / 60:g} minutes, but it did not and was ended. "
+                        f"Raise `timeout` or make it faster. {last.shown()}"
+                    )
+                peak = max(peak, _memory(process.pid))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(LOOK_SECONDS)
+        finally:
+            _end(process)
+            copying.join(GRACE_SECONDS)
+        if stop.exit_code is not None:
+            raise SystemExit(stop.exit_code)
+    if process.returncode != 0:
+        raise ToolError(f"Expected the command to succeed, but it {_ended(process.returncode)}. {last.shown()}")
+    return time.monotonic() - start, peak
+
+
+class _Tail:
+    """The end of what a command wrote."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def add(self, text: str) -> None:
+        self.text = (self.text + text)[-KEPT_CHARACTERS:]
+
+    def shown(self) -> str:
+        lines = [line for line in self.text.splitlines() if line.strip()][-SHOWN_LINES:]
+        return "Its last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else "It wrote nothing."
+
+
+def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SANFLOW_")}
+    try:
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ToolError(
+            f"Expected a program that can be run, but {arguments[0]!r} cannot: {error}. A name is looked for in PATH, "
+            "and a path counts from the folder in which snakemake was started. Install it or correct `command`."
+        ) from error
+
+
+def _copy(output: IO[bytes], last: _Tail) -> None:
+    """Write what a command writes to stderr as it comes, until all of its processes have closed it."""
+    # Not line by line: a progress bar has no line ends.
+    while data := os.read(output.fileno(), 65536):
+        text = data.decode("utf-8", "replace")
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        last.add(text)
+
+
+def _memory(pid: int) -> int:
+    """Resident bytes of a process and its descendants together; 0 where it has just ended."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_info().rss
+    return total
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a command's process group: at once if the command has ended, else after a grace period."""
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _ended(code: int) -> str:
+    return f"exited with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
