@@ -62,6 +62,12 @@ class OutOfMemoryError(SanflowError):
     exit_code = 9
 
 
+class ExportError(SanflowError):
+    """A detector cannot be written in another format, or what was written computes something else."""
+
+    exit_code = 10
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or nothing where none is near.
 
