@@ -68,6 +68,12 @@ class ToolError(SanflowError):
     exit_code = 10
 
 
+class ExportError(SanflowError):
+    """A detector cannot be written in another format, or what was written computes something else."""
+
+    exit_code = 11
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known one, or nothing if none is near.
 

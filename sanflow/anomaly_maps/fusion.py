@@ -154,8 +154,8 @@ def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...
     image_K, row_K, column_K = places
     log_sum_K = np.full(len(image_K), -np.inf)
     for grid_Nhw in log_grids:
-        for cell_row_H, row_weight_H in _neighbours(grid_Nhw.shape[1], size[0]):
-            for cell_column_W, column_weight_W in _neighbours(grid_Nhw.shape[2], size[1]):
+        for cell_row_H, row_weight_H in neighbours(grid_Nhw.shape[1], size[0]):
+            for cell_column_W, column_weight_W in neighbours(grid_Nhw.shape[2], size[1]):
                 with np.errstate(divide="ignore"):  # a weight of 0 is a logarithm of -inf
                     log_weight_K = np.log(row_weight_H[row_K] * column_weight_W[column_K])
                 log_p_K = grid_Nhw[image_K, cell_row_H[row_K], cell_column_W[column_K]]
@@ -167,14 +167,26 @@ def _log_of_resized_sum(log_grids: Sequence[ndarray], places: tuple[ndarray, ...
 def _interpolation(cells: int, pixels: int) -> ndarray:
     """Return the matrix (pixels, cells) of the cells' weights for each pixel; do not write into it."""
     matrix = np.zeros((pixels, cells))
-    for cell, weight in _neighbours(cells, pixels):
+    for cell, weight in neighbours(cells, pixels):
         matrix[np.arange(pixels), cell] += weight
     return matrix
 
 
-def _neighbours(cells: int, pixels: int) -> tuple[tuple[ndarray, ndarray], tuple[ndarray, ndarray]]:
-    """Return for each pixel the cell before it and the one after it, each with its weight, (pixels,)."""
-    # In integers, so that a pixel exactly on a cell has a weight of exactly 0 for the other one.
+def neighbours(cells: int, pixels: int) -> tuple[tuple[ndarray, ndarray], tuple[ndarray, ndarray]]:
+    """Weigh the cells of aligned corners: for each pixel the one before and the one after, each with its weight.
+
+    Arguments:
+        cells: Cells along an axis.
+        pixels: Pixels along it.
+
+    Returns:
+        Two pairs of indices and weights, each of shape (pixels,).
+
+    Example:
+        >>> neighbours(2, 3)
+        ((array([0, 0, 1]), array([1. , 0.5, 0. ])), (array([1, 1, 1]), array([0. , 0.5, 1. ])))
+    """
+    # In integers, so that a pixel that lies on a cell has a weight of exactly 0 for the other one.
     before, rest = np.divmod(np.arange(pixels) * (cells - 1), max(pixels - 1, 1))
     weight = rest / max(pixels - 1, 1)
     return (before, 1 - weight), (np.minimum(before + 1, cells - 1), weight)

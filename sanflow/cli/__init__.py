@@ -24,7 +24,7 @@ from sanflow.memory import is_out_of_memory, out_of_memory
 
 EXIT_CODES = """Exit codes: 0 done · 1 a defect of sanflow (please report it) · 2 configuration or command line ·
 3 data · 4 weights · 5 device · 6 disk · 7 a damaged file · 8 training diverged · 9 out of memory · 10 the command
-of another tool · 130, 143 interrupted, state saved."""
+of another tool · 11 export · 130, 143 interrupted, state saved."""
 
 app = typer.Typer(
     name="sanflow",

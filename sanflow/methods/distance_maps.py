@@ -43,11 +43,11 @@ class DistanceMaps:
         self.top, self.left = (height - self.seen_size[0]) // 2, (width - self.seen_size[1]) // 2
         self.input_size = input_size
 
-    def features(self, images_BHW3: Tensor, device: torch.device) -> list[Tensor]:
-        """Encode uint8 images: features_BChw of each tap."""
+    def features(self, images_B3HW: Tensor) -> list[Tensor]:
+        """Encode images in [0, 1], on the encoder's device: features_BChw of each tap."""
         rows, columns = self.seen_size
-        seen_BHW3 = images_BHW3[:, self.top : self.top + rows, self.left : self.left + columns]
-        return self.encoder(self.encoder.normalise(unit_images(seen_BHW3, device)))
+        seen_B3hw = images_B3HW[:, :, self.top : self.top + rows, self.left : self.left + columns]
+        return self.encoder(self.encoder.normalise(seen_B3hw))
 
     def features_of_all(self, images_NHW3: ndarray, device: torch.device) -> Iterator[list[Tensor]]:
         """Encode all training images batch by batch, with a progress bar on a terminal."""
@@ -55,7 +55,8 @@ class DistanceMaps:
         size = FIT_BATCH[device.type]
         starts = range(0, len(images_NHW3), size)
         for start in track(starts, "features", console=console, disable=not console.is_terminal, transient=True):
-            yield self.features(torch.from_numpy(np.array(images_NHW3[start : start + size])), device)
+            images_BHW3 = torch.from_numpy(np.array(images_NHW3[start : start + size]))
+            yield self.features(unit_images(images_BHW3, device))
 
     def maps(self, distances_Bhw: Tensor) -> Tensor:
         """Turn grids of distances into anomaly maps (B, H, W)."""
@@ -95,11 +96,13 @@ def smooth_map(grid_Bhw: Tensor, size: tuple[int, int], sigma: float, upsampling
 @lru_cache(maxsize=64)
 def _enlarge_and_smooth(cells: int, pixels: int, sigma: float, upsampling: Upsampling) -> Tensor:
     """Return the matrix (pixels, cells) of the cells' weights for each pixel; do not write into it."""
-    identity_1cc = torch.eye(cells, dtype=torch.float64)[None]
     options: dict[str, Any] = {"mode": "nearest"}
     if upsampling == "bilinear":
         options = {"mode": "linear", "align_corners": False}
-    weights_pc = F.interpolate(identity_1cc, size=pixels, **options)[0].T.contiguous()
-    if sigma == 0:
-        return weights_pc
-    return torch.from_numpy(gaussian_filter1d(weights_pc.numpy(), sigma, axis=0))
+    # Not an inference tensor, even when scoring asks first: an export could not use one.
+    with torch.inference_mode(False):
+        identity_1cc = torch.eye(cells, dtype=torch.float64)[None]
+        weights_pc = F.interpolate(identity_1cc, size=pixels, **options)[0].T.contiguous()
+        if sigma == 0:
+            return weights_pc
+        return torch.from_numpy(gaussian_filter1d(weights_pc.numpy(), sigma, axis=0))

@@ -13,7 +13,7 @@ import dataclasses
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sanflow.anomaly_maps.scores_file import Kind
 from sanflow.config.experiment import Experiment
@@ -252,4 +252,20 @@ class Detector(Protocol):
         Arguments:
             images_BHW3: uint8, of `input_size`, in host memory.
             extras: Also give what only figures need.
+        """
+
+
+@runtime_checkable
+class ExportableDetector(Protocol):
+    """A detector whose computation is one graph of tensor operations, which `sanflow export` writes to a file.
+
+    Its modules and tensors are attributes, and nothing in `score_floats` depends on the number of images or on the
+    values of a tensor but through such operations.
+    """
+
+    def score_floats(self, images_B3HW: "Tensor") -> Output:
+        """Score a batch.
+
+        Arguments:
+            images_B3HW: float32 in [0, 1], of `input_size`, on the detector's device.
         """

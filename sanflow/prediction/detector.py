@@ -65,7 +65,7 @@ class LoadedDetector:
     """
 
     def __init__(self, detector: Detector, checkpoint: Checkpoint) -> None:
-        self._detector, self.checkpoint = detector, checkpoint
+        self.detector, self.checkpoint = detector, checkpoint
         self.reading = Reading(**checkpoint.facts.get("reading", {}))
         self.input_size = detector.input_size
 
@@ -108,7 +108,7 @@ class LoadedDetector:
     def score(self, images_BHW3: ndarray) -> Batch:
         """Score images of the input size, uint8."""
         with repeatable(seconds_matter=False):
-            output = self._detector(torch.from_numpy(np.array(images_BHW3)))
+            output = self.detector(torch.from_numpy(np.array(images_BHW3)))
         grids = {name: grid_Bhw.float().cpu().numpy() for name, grid_Bhw in output.grids.items()}
         maps_BHW = self.maps(grids, self.input_size)
         own = output.image_scores
@@ -117,7 +117,7 @@ class LoadedDetector:
 
     def maps(self, grids: dict[str, ndarray], size: tuple[int, int]) -> ndarray:
         """Make anomaly maps of any size (H, W) from the grids of images."""
-        return fused(self._detector.kind, grids, self._detector.constants, size)
+        return fused(self.detector.kind, grids, self.detector.constants, size)
 
 
 def load_detector(path: str | os.PathLike[str], device: str = "auto") -> LoadedDetector:
@@ -132,7 +132,11 @@ def load_detector(path: str | os.PathLike[str], device: str = "auto") -> LoadedD
         IntegrityError: If it is damaged or of another version.
         WeightsError: If the weights of its encoder cannot be had.
     """
-    checkpoint = load_checkpoint(path)
+    return detector_of(load_checkpoint(path), device)
+
+
+def detector_of(checkpoint: Checkpoint, device: str) -> LoadedDetector:
+    """Build the detector of a checkpoint; see `load_detector`."""
     method = detector_method(checkpoint.experiment.method)
     with repeatable(seconds_matter=False):
         return LoadedDetector(method.load(checkpoint, device), checkpoint)

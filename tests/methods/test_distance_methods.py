@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from sanflow.data.images import load_images, load_masks
+from sanflow.device import unit_images
 from sanflow.errors import ConfigError, DataError
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.distance_maps import DistanceMaps
@@ -90,7 +91,7 @@ def test_a_stopped_fit_leaves_nothing_and_starts_again(index, tmp_path, monkeypa
     whole = fitted(index, tmp_path / "whole", **changes)
 
     def stop_after_first(self, images_NHW3, device):
-        yield self.features(torch.from_numpy(np.array(images_NHW3[:4])), device)
+        yield self.features(unit_images(torch.from_numpy(np.array(images_NHW3[:4])), device))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

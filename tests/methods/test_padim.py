@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import mahalanobis as scipy_mahalanobis
 
 from sanflow.errors import ConfigError, DataError
-from sanflow.methods.padim.features import choose_dimensions, features_at_positions
+from sanflow.methods.padim.features import choose_dimensions, chosen_by_tap, features_at_positions
 from sanflow.methods.padim.gaussians import GaussianStatistics, mahalanobis, unpack
 
 N_TRAIN = 30
@@ -87,7 +87,7 @@ def test_packed_factors_are_lower_triangles():
 def test_features_stand_where_their_cells_are():
     fine_BChw = torch.arange(16.0).reshape(1, 1, 4, 4)
     coarse_BChw = torch.tensor([[[[10.0, 20.0], [30.0, 40.0]], [[0.0, 0.0], [0.0, 0.0]]]])
-    features_PBD = features_at_positions([fine_BChw, coarse_BChw], torch.tensor([0, 1]))
+    features_PBD = features_at_positions([fine_BChw, coarse_BChw], [torch.tensor([0]), torch.tensor([0])])
     assert features_PBD[:, 0, 0].tolist() == list(range(16))
     assert features_PBD[:, 0, 1].reshape(4, 4).tolist() == [
         [10, 10, 20, 20],
@@ -95,7 +95,7 @@ def test_features_stand_where_their_cells_are():
         [30, 30, 40, 40],
         [30, 30, 40, 40],
     ]
-    reordered_PBD = features_at_positions([coarse_BChw, fine_BChw], torch.tensor([0, 2]))
+    reordered_PBD = features_at_positions([coarse_BChw, fine_BChw], chosen_by_tap(torch.tensor([0, 2]), [2, 1]))
     assert torch.equal(reordered_PBD.flip(2), features_PBD)
 
 
@@ -130,7 +130,8 @@ def test_features_that_are_not_finite_are_refused():
 def test_distances_equal_anomalib_s():
     golden = np.load(Path(__file__).parents[1] / "reference" / "neighbours.npz")
     taps = [torch.from_numpy(golden[f"tap{i}"]) for i in range(3)]
-    features_PBD = features_at_positions(taps, torch.from_numpy(golden["chosen"]))
+    chosen = chosen_by_tap(torch.from_numpy(golden["chosen"]), [tap.shape[1] for tap in taps])
+    features_PBD = features_at_positions(taps, chosen)
     # anomalib adds 1e-5 to the variances a second time.
     found = distances(fitted(features_PBD[:, :N_TRAIN], batch=8), features_PBD[:, N_TRAIN:], regularizer=0.01 + 1e-5)
     np.testing.assert_allclose(found.T.reshape(3, 8, 8), golden["padim_distances"], rtol=1e-4)

@@ -16,7 +16,7 @@ from sanflow.anomaly_maps.scores_file import Kind
 from sanflow.device import autocast, choose_device, device_name, placed, unit_images, usable_precision
 from sanflow.encoders import Encoder
 from sanflow.methods.checkpoints import Checkpoint
-from sanflow.methods.flow.model import AnomalyFlow
+from sanflow.methods.flow.model import AnomalyFlow, FlowScores
 from sanflow.methods.method import Output
 
 MOST_CALIBRATION_IMAGES = 400
@@ -53,13 +53,24 @@ class FlowDetector:
         """Score a batch of uint8 images; see `Detector`."""
         scale = min(1, len(self.model.flows) - 1)
         with torch.inference_mode(), autocast(self.precision, self.torch_device):
-            images_B3HW = self.encoder.normalise(unit_images(images_BHW3, self.torch_device))
-            found = self.model.score(self.encoder(images_B3HW), images_B3HW, scale if extras else None)
-        output = Output(dict(zip(scale_names(len(found.grids)), found.grids, strict=True)))
+            found = self._score(unit_images(images_BHW3, self.torch_device), scale if extras else None)
+        output = _output_of(found)
         if extras:
             output.variance_Bhw, output.latents_NC = found.variance_Bhw, found.latents_NC
             output.latent_scale = scale_names(scale + 1)[scale]
         return output
+
+    def score_floats(self, images_B3HW: Tensor) -> Output:
+        """Score images in [0, 1] on the device, in fp32; see `ExportableDetector`."""
+        return _output_of(self._score(images_B3HW))
+
+    def _score(self, images_B3HW: Tensor, latents_of: int | None = None) -> FlowScores:
+        normalised_B3HW = self.encoder.normalise(images_B3HW)
+        return self.model.score(self.encoder(normalised_B3HW), normalised_B3HW, latents_of)
+
+
+def _output_of(found: FlowScores) -> Output:
+    return Output(dict(zip(scale_names(len(found.grids)), found.grids, strict=True)))
 
 
 def load(checkpoint: Checkpoint, device: str) -> FlowDetector:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,6 +83,14 @@ class InverseGamma:
     def at_grid(self, height: int, width: int) -> "InverseGamma":
         """Interpolate (B, H, W) parameters by the nearest pixel: cell i reads pixel floor(i H / height)."""
         both_2BHW = torch.stack([self.log_alpha, self.log_beta])
+        if torch.compiler.is_compiling():
+            # In an exported graph the interpolation is another library's, which rounds in a way of its own.
+            rows_h, columns_w = (
+                nearest_pixels(pixels, cells).to(both_2BHW.device)
+                for pixels, cells in zip(both_2BHW.shape[2:], (height, width), strict=True)
+            )
+            log_alpha_Bhw, log_beta_Bhw = both_2BHW.index_select(2, rows_h).index_select(3, columns_w)
+            return InverseGamma(log_alpha_Bhw, log_beta_Bhw)
         log_alpha_Bhw, log_beta_Bhw = F.interpolate(both_2BHW, size=(height, width), mode="nearest")
         return InverseGamma(log_alpha_Bhw, log_beta_Bhw)
 
@@ -146,6 +155,19 @@ class InverseGamma:
         if held is None:
             return log_alpha, log_beta
         return torch.where(held, log_alpha.detach(), log_alpha), torch.where(held, log_beta.detach(), log_beta)
+
+
+def nearest_pixels(pixels: int, cells: int) -> Tensor:
+    """Return the pixel that each cell of an axis reads in torch's nearest interpolation.
+
+    That is floor(i pixels / cells), but for torch's rounding of pixels / cells to 32 bits.
+
+    Example:
+        >>> nearest_pixels(20, 3)
+        tensor([ 0,  6, 13])
+    """
+    positions = np.arange(cells, dtype=np.float32) * (np.float32(pixels) / np.float32(cells))
+    return torch.from_numpy(np.minimum(positions.astype(np.int64), pixels - 1))
 
 
 @dataclass(frozen=True)

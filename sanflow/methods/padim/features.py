@@ -47,26 +47,45 @@ def finest_grid(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
-def features_at_positions(features: Sequence[Tensor], chosen_D: Tensor) -> Tensor:
+def chosen_by_tap(chosen_D: Tensor, channels: Sequence[int]) -> list[Tensor]:
+    """Split the chosen channels by tap.
+
+    Arguments:
+        chosen_D: Ascending indices into the concatenated channels.
+        channels: Channels of each tap.
+
+    Returns:
+        For each tap the indices into its own channels.
+
+    Example:
+        >>> chosen_by_tap(torch.tensor([0, 3, 5]), [4, 2])
+        [tensor([0, 3]), tensor([1])]
+    """
+    ends = [sum(channels[: tap + 1]) for tap in range(len(channels))]
+    return [
+        chosen_D[(chosen_D >= end - count) & (chosen_D < end)] - (end - count)
+        for count, end in zip(channels, ends, strict=True)
+    ]
+
+
+def features_at_positions(features: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
     """Concatenate the taps on the finest grid, coarser cells repeated, and keep the chosen channels.
 
     Arguments:
         features: One tensor features_BChw a tap.
-        chosen_D: Ascending indices into the concatenated channels.
+        chosen: For each tap the channels to keep, see `chosen_by_tap`.
 
     Returns:
         features_PBD, the positions row by row.
     """
     height, width = finest_grid([(tap.shape[2], tap.shape[3]) for tap in features])
-    parts, first = [], 0
-    for features_BChw in features:
-        channels, *(rows, columns) = features_BChw.shape[1:]
-        of_tap = chosen_D[(chosen_D >= first) & (chosen_D < first + channels)] - first
+    parts = []
+    for features_BChw, of_tap in zip(features, chosen, strict=True):
+        rows, columns = features_BChw.shape[2:]
         cells_qBD = features_BChw[:, of_tap].flatten(2).permute(2, 0, 1)
         if (rows, columns) != (height, width):
             cell_of_row = torch.arange(height, device=cells_qBD.device) * rows // height
             cell_of_column = torch.arange(width, device=cells_qBD.device) * columns // width
             cells_qBD = cells_qBD.contiguous()[(cell_of_row[:, None] * columns + cell_of_column).flatten()]
         parts.append(cells_qBD)
-        first += channels
     return torch.cat(parts, dim=2)

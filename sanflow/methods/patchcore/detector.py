@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sanflow.anomaly_maps.scores_file import Kind
 from sanflow.data.images import load_images
-from sanflow.device import choose_device, device_name, placed, repeatable
+from sanflow.device import choose_device, device_name, placed, repeatable, unit_images
 from sanflow.errors import DataError
 from sanflow.methods.checkpoints import Checkpoint
 from sanflow.methods.cost import Cost
@@ -147,15 +147,19 @@ class PatchcoreDetector:
     def __call__(self, images_BHW3: Tensor, *, extras: bool = False) -> Output:
         """Score a batch of uint8 images; see `Detector`."""
         with torch.inference_mode():
-            maps_BHW, scores_B = self.head(self.distances.features(images_BHW3, self.torch_device))
+            return self.score_floats(unit_images(images_BHW3, self.torch_device))
+
+    def score_floats(self, images_B3HW: Tensor) -> Output:
+        """Score images in [0, 1] on the device; see `ExportableDetector`."""
+        maps_BHW, scores_B = self.head(self.distances.features(images_B3HW))
         return Output({"map": maps_BHW}, image_scores=scores_B)
 
     def head(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Turn the features of a batch into its anomaly maps and image scores."""
         patches_BDhw = patch_features(features, self.experiment.patch_size, self.experiment.pooled_dimensions)
-        batch, dimensions, rows, columns = patches_BDhw.shape
+        batch, _, rows, columns = patches_BDhw.shape
         patches_BPD = patches_BDhw.flatten(2).transpose(1, 2)
-        distances_BP = self.bank.distances(patches_BPD.reshape(-1, dimensions)).reshape(batch, -1)
+        distances_BP = self.bank.distances_of_images(patches_BPD)
         largest_B, farthest_B = distances_BP.max(1)
         if self.experiment.image_score == "reweighted":
             farthest_BD = patches_BPD[torch.arange(batch, device=farthest_B.device), farthest_B]

@@ -66,9 +66,24 @@ class MemoryBank:
         """Compute the distance of each patch to its nearest neighbour in the bank; (N,)."""
         nearest_N = patches_ND.new_empty(len(patches_ND))
         for first in range(0, len(patches_ND), BLOCK):
-            centred_BD = patches_ND[first : first + BLOCK] - self.mean_D
-            nearest_N[first : first + BLOCK] = self._compared(centred_BD).amin(0) + centred_BD.square().sum(1)
+            nearest_N[first : first + BLOCK] = self._nearest(patches_ND[first : first + BLOCK])
         return nearest_N.clamp_(min=0).sqrt_()
+
+    def distances_of_images(self, patches_BPD: Tensor) -> Tensor:
+        """The same for the patches of some images; (B, P)."""
+        if not torch.compiler.is_compiling():
+            return self.distances(patches_BPD.flatten(0, 1)).reshape(patches_BPD.shape[:2])
+        # An exported graph takes any number of images, so its blocks are positions in all of them.
+        parts = [
+            self._nearest(block_BQD.flatten(0, 1)).unflatten(0, (-1, block_BQD.shape[1]))
+            for block_BQD in patches_BPD.split(BLOCK, dim=1)
+        ]
+        return torch.cat(parts, dim=1).clamp(min=0).sqrt()
+
+    def _nearest(self, patches_ND: Tensor) -> Tensor:
+        """Squared distance of each patch to its nearest neighbour; rounding may make it negative."""
+        centred_ND = patches_ND - self.mean_D
+        return self._compared(centred_ND).amin(0) + centred_ND.square().sum(1)
 
     def _compared(self, centred_ND: Tensor) -> Tensor:
         """Compute squared distances (M, N) less the squared length of each of the N patches."""
