@@ -27,7 +27,7 @@ from sanflow.encoders.licences import weights_licence
 from sanflow.errors import ConfigError, ExportError
 from sanflow.files import atomic_path, storage_errors
 from sanflow.methods.checkpoints import load_checkpoint
-from sanflow.prediction.conformal import threshold
+from sanflow.evaluation.conformal import threshold
 from sanflow.prediction.detector import RESAMPLING, LoadedDetector, detector_of
 from sanflow.prediction.exported_model import ExportedModel
 

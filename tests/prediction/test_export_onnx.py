@@ -17,7 +17,7 @@ from sanflow.errors import ConfigError, ExportError
 from sanflow.methods.method import FitJob, Outputs
 from sanflow.methods.registry import detector_method, methods
 from sanflow.prediction import export_onnx as module
-from sanflow.prediction.conformal import threshold
+from sanflow.evaluation.conformal import threshold
 from sanflow.prediction.exported_model import CalibratedFusion, ExportedModel, Resizing
 from sanflow.tracking import Tracker
 from tests.helpers.small_training import SETTINGS, small_experiment, small_index
