@@ -12,6 +12,8 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
+# Made the arrays beside it once, with a package that the tests do not need.
+collect_ignore = ["reference/neighbours_from_anomalib.py"]
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def test_content_is_plain_and_has_no_encoder(model, encoder, tmp_path):
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert set(content) == {
         "format",
+        "held_out",
         "experiment",
         "input_size",
         "constants",

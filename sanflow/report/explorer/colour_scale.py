@@ -24,8 +24,8 @@ def level_edges(sample_n: np.ndarray) -> np.ndarray:
 
     Example:
         >>> edges = level_edges(np.arange(10_000))
-        >>> edges[0], edges[-1]
-        (352, 9998)
+        >>> int(edges[0]), int(edges[-1])
+        (354, 9998)
     """
     ordered = np.sort(sample_n, axis=None)
     shares = RAREST ** (np.arange(1, LEVELS) / (LEVELS - 1))

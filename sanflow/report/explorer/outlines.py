@@ -22,7 +22,7 @@ def outline_of(map_HW: np.ndarray, threshold: float) -> str:
 
     Example:
         >>> outline_of(np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]]), 0.5)
-        'M667 500L500 333L333 500L500 667Z'
+        'M500 667L333 500L500 333L667 500Z'
     """
     values_HW = np.asarray(map_HW, float)
     inside_HW = values_HW >= threshold
