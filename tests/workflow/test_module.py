@@ -52,6 +52,7 @@ def test_a_rule_can_be_changed_after_all_were_imported(root, tmp_path):
     assert "bench_train" in importing(root, tmp_path, config, "--dry-run", "--quiet", "rules", rules=rules)
 
 
+@pytest.mark.slow
 def test_with_a_prefix_everything_is_below_it(root, tmp_path):
     write_benchmark(tmp_path, experiments=("tiny",))
     values = {"benchmark": "small.yaml", "device": "cpu", "tracking": {"uri": None}, "data_root": "cached"}
