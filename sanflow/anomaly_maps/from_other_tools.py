@@ -87,7 +87,8 @@ def score_external(
         more = f"\n  - and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
             f"Expected one anomaly map in {root} for each of {len(table)} test images of "
-            f"{index.dataset}/{index.category}, but:\n{listed}{more}\nCorrect what makes these maps and score again."
+            f"{index.dataset}/{index.category}, but:\n{listed}{more}\n"
+            "Correct these maps or the tool that writes them, and score again."
         )
     if len({map_HW.shape for map_HW in maps}) > 1:
         maps = [resized(map_HW, input_size) for map_HW in maps]
@@ -114,7 +115,7 @@ def score_external(
 
 
 def _match(images: Mapping[str, str], root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Match images with maps; return image -> map, and the problems found. `images` gives the path of each."""
+    """Match images (name in messages -> path) with maps; return name -> map, and the problems found."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     unread: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):

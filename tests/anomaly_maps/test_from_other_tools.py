@@ -100,7 +100,7 @@ def test_all_faults_in_one_error(tmp_path, index, maps):
     assert "good/001.npy: expected finite numbers in the range of float32" in message
     assert "dot/000.npy: it cannot be read" in message
     assert "line/000.npy: expected one channel of real numbers, but got shape (32, 32, 3)" in message
-    assert message.endswith("Correct what makes these maps and score again.")
+    assert message.endswith("Correct these maps or the tool that writes them, and score again.")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.uint16])

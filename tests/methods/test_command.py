@@ -81,7 +81,7 @@ def job(index, tmp_path):
         (["tool", "{test}", "{map}"], r"among \{train\}, .*\{width\}, but got \{map\}\. Did you mean 'maps'"),
         (["tool", "{train}", "{maps}"], r"expected the placeholder \{test\}"),
         (["tool", "--in={test}"], r"expected the placeholder \{maps\}"),
-        (["tool", "{test}", "{maps}", 5], "quote the name, such as '5'"),
+        (["tool", "{test}", "{maps}", 5], "but got 5, as YAML reads unquoted numbers.*: quote the name"),
         ([], "at least 1 item"),
     ],
 )

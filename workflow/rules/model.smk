@@ -3,7 +3,7 @@
 # REQUIRED INPUTS: <results>/{dataset}/{category}/index.csv
 # OUTPUTS, in <results>/{dataset}/{category}/{experiment}/seed{seed}/:
 #   checkpoint.pt   the fitted detector
-#   train.json      history, times, memory; of make_maps the cost alone
+#   train.json      history, times, memory; of make_maps: the cost only
 #   scores.npz      score grids per scale, from which everything else is computed; extras.npz: data for figures only
 #   kept/, epoch{epoch}/scores.npz, extras.npz    with keep_every: the epochs kept and their scores
 #
@@ -160,10 +160,10 @@ rule make_maps:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         code=PLAN.make_code,
+        command=PLAN.make_command,
         config=PLAN.fit_settings,
         work=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
     shell:
-        "exec sanflow gpu-exec -- sanflow make-maps"
-        " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
+        "exec {params.command:q} --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.scores:q} --history {output.history:q} --work {params.work:q}"
         " -- {input.index:q} > {log:q} 2>&1"
