@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy import ndarray
 from PIL import Image
@@ -108,18 +107,12 @@ def _medians(works: Mapping[str, Callable[[ndarray], Any]], images_BHW3: ndarray
 
 
 def _fitted(experiment: Any, folder: Path, count: int) -> LoadedDetector:
-    """Fit on images of noise, in a data set of the usual folders."""
-    height, width = experiment.input_size_for("noise", "noise")
-    # A data set must have test images too, good and defective.
-    kinds = ["test/good", "test/noise", *["train/good"] * count]
-    for place, (kind, pixels) in enumerate(zip(kinds, random_images((height, width), count + 2), strict=True)):
-        file = folder / "data" / "noise" / kind / f"{place:03d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file)
-    mask = folder / "data" / "noise" / "ground_truth" / "noise" / "001_mask.png"
-    mask.parent.mkdir(parents=True)
-    Image.fromarray(np.full((height, width), 255, np.uint8)).save(mask)
-    index = build_index("noise", "noise", folder / "data", kind="folder")
+    """Fit on images of noise, in a data set of the usual folders without test images."""
+    place = folder / "data" / "noise" / "train" / "good"
+    place.mkdir(parents=True)
+    for number, pixels in enumerate(random_images(experiment.input_size_for("noise", "noise"), count)):
+        Image.fromarray(pixels).save(place / f"{number:03d}.png")
+    index = build_index("noise", "noise", folder / "data", kind="folder", test_needed=False)
     outputs = Outputs(folder / "checkpoint.pt", folder / "train.json", folder / "state")
     job = FitJob(experiment, "bench", index, 0, outputs, Tracker(), device="cpu")
     detector_method(experiment.method).fit(job)

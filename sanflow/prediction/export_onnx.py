@@ -25,9 +25,9 @@ from numpy import ndarray
 from sanflow.data.registry import load_registry
 from sanflow.encoders.licences import weights_licence
 from sanflow.errors import ConfigError, ExportError
+from sanflow.evaluation.conformal import threshold
 from sanflow.files import atomic_path, storage_errors
 from sanflow.methods.checkpoints import load_checkpoint
-from sanflow.evaluation.conformal import threshold
 from sanflow.prediction.detector import RESAMPLING, LoadedDetector, detector_of
 from sanflow.prediction.exported_model import ExportedModel
 
@@ -166,6 +166,11 @@ def onnx_bytes(detector: LoadedDetector) -> bytes:
             "`coreset_fraction` (PatchCore), a smaller encoder or `input_size`."
         )
     proto = program.model_proto
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ExportError(
+            "Expected a detector that scores any number of images, but its graph is fixed to one number. In its "
+            "`score_floats`, take numbers of images from shapes, not from len(), and do not branch on them."
+        )
     for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
         # The exporter notes the paths of the source code here.
         del node.metadata_props[:]

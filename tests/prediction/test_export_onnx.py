@@ -14,10 +14,10 @@ from sanflow.anomaly_maps.maps import resized
 from sanflow.cli import app
 from sanflow.encoders.licences import weights_licence
 from sanflow.errors import ConfigError, ExportError
+from sanflow.evaluation.conformal import threshold
 from sanflow.methods.method import FitJob, Outputs
 from sanflow.methods.registry import detector_method, methods
 from sanflow.prediction import export_onnx as module
-from sanflow.evaluation.conformal import threshold
 from sanflow.prediction.exported_model import CalibratedFusion, ExportedModel, Resizing
 from sanflow.tracking import Tracker
 from tests.helpers.small_training import SETTINGS, small_experiment, small_index
@@ -144,6 +144,14 @@ def test_what_is_larger_than_the_format_allows_is_refused(fitted, monkeypatch, e
     monkeypatch.setattr(module, "LARGEST_BYTES", 10_000)
     with pytest.raises(ExportError, match=r"at most 0\.00 GB, the most that one ONNX file holds, but this one has"):
         module.onnx_bytes(module.load_for_export(fitted("padim")))
+
+
+def test_a_graph_of_one_number_of_images_is_refused(fitted, monkeypatch, extra):
+    detector = module.load_for_export(fitted("padim"))
+    head = detector.detector.head
+    monkeypatch.setattr(detector.detector, "head", lambda features: head(features) * len(features[0]))
+    with pytest.raises(ExportError, match="scores any number of images, but its graph is fixed to one number"):
+        module.onnx_bytes(detector)
 
 
 def test_without_the_extra_the_command_names_it(fitted, monkeypatch):

@@ -125,7 +125,8 @@ class ConditionalFlow(nn.Module):
         """
         self._check(x_NC, condition_MP)
         in_half_precision = torch.is_autocast_enabled(x_NC.device.type)
-        if len(x_NC) == len(condition_MP) and torch.is_grad_enabled() and not in_half_precision:
+        # The lengths last: an export, which has no gradients, would take them for fixed.
+        if torch.is_grad_enabled() and not in_half_precision and len(x_NC) == len(condition_MP):
             return whole_flow(self._blocks, x_NC, condition_MP)
         return self.blocks(x_NC, [condition_MP])
 
