@@ -94,6 +94,10 @@ class Plan:
         """Return the words with which the command of a scoring begins; see `placed_command`."""
         return placed_command("score", self.detector(wildcards).scoring_needs_gpu)
 
+    def make_command(self, wildcards: Any) -> list[str]:
+        """Return the words with which the command of a job that makes maps begins; see `placed_command`."""
+        return placed_command("make-maps", self.map_maker(wildcards).make_needs_gpu)
+
     def make_code(self, wildcards: Any) -> str:
         """Compute the digest of the code that makes maps and reads them."""
         return code_digest("score_external", self.map_maker(wildcards).make_modules)

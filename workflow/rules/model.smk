@@ -160,10 +160,11 @@ rule make_maps:
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         code=PLAN.make_code,
+        command=PLAN.make_command,
         config=PLAN.fit_settings,
         work=f"{RESULTS_FOLDER}/state/{{dataset}}/{{category}}/{{experiment}}/seed{{seed}}",
     shell:
-        "exec sanflow gpu-exec -- sanflow make-maps"
+        "exec {params.command:q}"
         " --experiment {wildcards.experiment:q} --seed {wildcards.seed}"
         " --output {output.scores:q} --history {output.history:q} --work {params.work:q}"
         " -- {input.index:q} > {log:q} 2>&1"
