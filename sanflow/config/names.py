@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 def expanded(path: str) -> str:
     """Replace `~` and environment variables in a path.
@@ -40,7 +42,7 @@ def category_name(name: str) -> str:
         ValueError: If it is empty, begins with '.', holds / \\ { } or control characters, or is not UTF-8.
     """
     if problem := name_problem(name):
-        raise ValueError(f"{printable(name)!r} becomes a folder name: {problem}")
+        raise ValueError(f"'{printable(name)}' becomes a folder name: {problem}")
     if not name or name.startswith(".") or re.search(r"[/\\{}]", name):
         raise ValueError(f"{name!r} becomes a folder name: it may not be empty, begin with '.' or hold / \\ {{ }}")
     return normal_form(name)
@@ -60,19 +62,22 @@ def name_problem(name: str) -> str | None:
     """Say why a path cannot be written into tables and messages; None if it can."""
     if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in name):
         return "the name is not UTF-8. Rename it"
-    if re.search(r"[\x00-\x1f\x7f]", name):
+    if CONTROL.search(name):
         return "the name holds control characters. Rename it"
     return None
 
 
 def printable(text: str) -> str:
-    r"""Replace what cannot be printed, that is bytes of file names that are not UTF-8.
+    r"""Replace what cannot be printed: bytes of file names that are not UTF-8, and control characters.
 
     Example:
         >>> print(printable("a" + chr(0xDCB0) + ".png"))
         a\xb0.png
+        >>> print(printable("a" + chr(10) + ".png"))
+        a\x0a.png
     """
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def require_text(value: Any) -> Any:

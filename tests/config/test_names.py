@@ -34,8 +34,17 @@ def test_names_that_can(name):
     assert name_problem(name) is None
 
 
-def test_bytes_that_are_not_utf8_are_shown():
+def test_bytes_that_are_not_utf8_and_control_characters_are_shown():
     assert printable(os.fsdecode(b"a\xb0\xb4.png")) == r"a\xb0\xb4.png"
+    assert printable("a\n\x1b[2J\x9b.png é 日") == r"a\x0a\x1b[2J\x9b.png é 日"
+
+
+@pytest.mark.parametrize("letter", ["\0", "\t", "\n", "\x1b", "\x7f", "\x85", "\x9b"])
+def test_control_characters_are_refused_and_shown(letter):
+    assert name_problem(f"a{letter}") == "the name holds control characters. Rename it"
+    with pytest.raises(ValueError, match="becomes a folder name") as caught:
+        category_name(f"a{letter}")
+    assert str(caught.value).startswith(rf"'a\x{ord(letter):02x}' becomes a folder name: ")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ def test_a_step_that_needs_no_gpu_neither_claims_nor_uses_one(monkeypatch, fit_n
     )
 
 
+@pytest.mark.parametrize(
+    ("needs_gpu", "expected"),
+    [(True, "sanflow gpu-exec -- sanflow make-maps"), (False, "sanflow make-maps --device cpu")],
+)
+def test_making_maps_without_a_gpu_claims_none(monkeypatch, needs_gpu, expected):
+    experiment = {"method": "command", "command": ["tool", "{train}", "{test}", "{maps}"]}
+    benchmark = Benchmark.model_validate({"datasets": {"mvtec_ad": {}}, "experiments": {"tool": experiment}})
+    wildcards = SimpleNamespace(dataset="mvtec_ad", category="bottle", experiment="tool", seed="0")
+    method = dataclasses.replace(plan.methods()["command"], make_needs_gpu=needs_gpu)
+    monkeypatch.setattr(plan, "methods", lambda: {"command": method})
+    assert " ".join(plan.Plan(benchmark, [], "results/b", "data").make_command(wildcards)) == expected
+
+
 def test_of_a_registry_entry_what_decides_an_index_lists_again_and_nothing_else_does(tmp_path, monkeypatch):
     benchmark = Benchmark.model_validate(
         {"datasets": {"mvtec_ad": {}}, "experiments": {"maps": {"method": "external", "maps": "m"}}}
