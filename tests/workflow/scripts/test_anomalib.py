@@ -1,6 +1,6 @@
 """The adapter for anomalib, with random weights; on demand, as anomalib has an environment of its own:
 
-SANFLOW_ANOMALIB_PYTHON=.anomalib/bin/python pytest tests/workflow/adapters
+SANFLOW_ANOMALIB_PYTHON=.anomalib/bin/python pytest tests/workflow/scripts
 """
 
 import json
@@ -41,7 +41,7 @@ def scores_of(root, index, tmp_path):
     """Run the adapter as a job and read its scores."""
 
     def run(model: str, *more: str, seed: int = 0, **arguments: object) -> Scores:
-        script = str(root / "workflow/adapters/anomalib/adapter.py")
+        script = str(root / "workflow/scripts/anomalib/adapter.py")
         words = ["--model", model, "--arguments", json.dumps(RANDOM | arguments), "--workers", "0", *more]
         command = [PYTHON, script, *words, *FOLDERS, *VALUES]
         experiment = CommandExperiment(method="command", command=command, input_size=(64, 96))
