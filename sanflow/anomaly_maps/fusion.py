@@ -65,7 +65,7 @@ def calibrated(grids: Sequence[ndarray], constants: Sequence[float], size: tuple
     )
 
 
-def testset(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
+def fused_over_test_set(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
     """Make anomaly maps as the authors release them; each depends on the whole test set.
 
     Per scale the maximum over all test images is subtracted, then exp, bilinear resizing, the sum over the scales;
@@ -83,15 +83,12 @@ def testset(grids: Sequence[ndarray], size: tuple[int, int]) -> ndarray:
         ValueError: If the scales do not agree.
 
     Example:
-        >>> testset([np.log([[[1.0, 0.5]]])], size=(1, 3))
+        >>> fused_over_test_set([np.log([[[1.0, 0.5]]])], size=(1, 3))
         array([[[0.  , 0.25, 0.5 ]]])
     """
     maps_NHW = _fused([grid_Nhw.astype(np.float64) - np.max(grid_Nhw) for grid_Nhw in grids], size)
     maps_NHW -= maps_NHW.min()
     return maps_NHW
-
-
-testset.__test__ = False  # type: ignore[attr-defined]  # not a test, although pytest would collect its name
 
 
 def image_scores(maps_NHW: ndarray) -> ndarray:

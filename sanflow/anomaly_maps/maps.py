@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from sanflow.anomaly_maps.fusion import calibrated, testset
+from sanflow.anomaly_maps.fusion import calibrated, fused_over_test_set
 from sanflow.anomaly_maps.scores_file import Kind, Scores
 
 Fusion = Literal["calibrated", "testset"]
@@ -30,7 +30,7 @@ def anomaly_maps(scores: Scores, size: tuple[int, int], fusion: Fusion = "calibr
         (N, H, W), float64 where scales were fused, else float32.
     """
     if fusion == "testset" and scores.kind == "log_prob":
-        return testset(list(scores.grids.values()), size)
+        return fused_over_test_set(list(scores.grids.values()), size)
     return fused(scores.kind, scores.grids, scores.constants, size)
 
 

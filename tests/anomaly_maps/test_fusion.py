@@ -50,7 +50,10 @@ def test_calibrated_map_depends_on_its_own_image_alone():
 
 
 def test_testset_map_depends_on_the_others():
-    together, alone = fusion.testset(grids(), (16, 18)), fusion.testset([grid[1:2] for grid in grids()], (16, 18))
+    together, alone = (
+        fusion.fused_over_test_set(grids(), (16, 18)),
+        fusion.fused_over_test_set([grid[1:2] for grid in grids()], (16, 18)),
+    )
     assert not np.allclose(together[1:2], alone)
     assert together.min() == alone.min() == 0
 
@@ -58,7 +61,7 @@ def test_testset_map_depends_on_the_others():
 def test_testset_as_it_is_written():
     size = (16, 18)
     total = sum(fusion.resize(np.exp(grid.astype(np.float64) - grid.max()), size) for grid in grids())
-    np.testing.assert_allclose(fusion.testset(grids(), size), total.max() - total, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fusion.fused_over_test_set(grids(), size), total.max() - total, rtol=1e-5, atol=1e-6)
 
 
 def test_order_is_kept_where_float32_would_round_it_off():
@@ -95,7 +98,11 @@ def test_maps_order_pixels_as_the_exact_sum_of_probabilities(fuse, scale):
     generator = np.random.default_rng(0)
     scales = [-scale * generator.random((2, *cells)) for cells in ((4, 4), (2, 3), (1, 1))]
     scales = [grid - grid.max() for grid in scales] if fuse == "testset" else [grid - 0.3 * scale for grid in scales]
-    maps = fusion.testset(scales, (7, 5)) if fuse == "testset" else fusion.calibrated(scales, [0.0] * 3, (7, 5))
+    maps = (
+        fusion.fused_over_test_set(scales, (7, 5))
+        if fuse == "testset"
+        else fusion.calibrated(scales, [0.0] * 3, (7, 5))
+    )
     log_sum = exact(scales, (7, 5))
     order = np.argsort(log_sum, axis=None)
     steps = np.diff(maps.flat[order])
@@ -168,4 +175,4 @@ def test_scales_that_do_not_agree_are_refused():
     with pytest.raises(ValueError, match="one constant for each of 3 scales, but got 2"):
         fusion.calibrated(grids(), [0.0, 0.0], (4, 4))
     with pytest.raises(ValueError, match=r"same N, but got shapes \[\(3, 8, 9\), \(2, 4, 5\)\]"):
-        fusion.testset([grids(3)[0], grids(2)[1]], (4, 4))
+        fusion.fused_over_test_set([grids(3)[0], grids(2)[1]], (4, 4))

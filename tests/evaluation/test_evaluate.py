@@ -11,7 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from sanflow.anomaly_maps.fusion import calibrated, testset
+from sanflow.anomaly_maps.fusion import calibrated, fused_over_test_set
 from sanflow.anomaly_maps.maps import anomaly_maps, anomaly_maps_at, image_scores, resized
 from sanflow.anomaly_maps.scores_file import Scores
 from sanflow.cli import results as results_commands
@@ -56,7 +56,7 @@ def test_headline_is_calibrated_fusion_at_the_input_size(evaluation, scores, ind
 
 
 def test_test_set_fusion_and_native_resolution_stand_beside_it(evaluation, scores, index):
-    maps = testset(list(scores.grids.values()), SIZE)
+    maps = fused_over_test_set(list(scores.grids.values()), SIZE)
     assert evaluation.metrics["testset_aupro"] == pytest.approx(aupro(maps, load_masks(index, SIZE)), abs=1e-12)
     native = calibrated(list(scores.grids.values()), list(scores.constants.values()), (96, 80))
     masks = load_masks(index)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sanflow.methods.flow.random_streams import Stream, random_of
+
 KINDS = ("none", "rectangle", "disc", "scar")
 GRID = 128
 LARGEST_JITTER = 0.2
@@ -86,17 +88,12 @@ class SyntheticAnomalies:
         self.size = size
         self.n_images = n_images
         self.seed = seed
-        self.jitter = float(self._generator(0, stream=0).random() * LARGEST_JITTER)
+        self.jitter = float(random_of(seed, Stream.JITTER, 0).random() * LARGEST_JITTER)
 
     @property
     def foreign_size(self) -> tuple[int, int]:
         """Height and width at which `paint` expects the foreign images."""
         return round(self.size[0] * FOREIGN_ZOOM), round(self.size[1] * FOREIGN_ZOOM)
-
-    def _generator(self, step: int, stream: int = 1) -> np.random.RandomState:
-        # RandomState, not Generator: only the former's stream is frozen across numpy versions.
-        words = np.random.SeedSequence([self.seed, stream, step]).generate_state(8)
-        return np.random.RandomState(words)
 
     def draw(self, step: int, batch_size: int) -> Drawing:
         """Draw the random choices of the batch of one step.
@@ -105,7 +102,7 @@ class SyntheticAnomalies:
             step: Counted from the start of the training; the same step gives the same drawing.
             batch_size: Number of images.
         """
-        random = self._generator(step)
+        random = random_of(self.seed, Stream.ANOMALIES, step)
         drawing = Drawing(kinds=[int(kind) for kind in random.randint(len(KINDS), size=batch_size)])
         for place in range(batch_size):
             kind = KINDS[drawing.kinds[place]]

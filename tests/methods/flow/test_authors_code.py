@@ -165,7 +165,7 @@ def assert_same_or_rounded(single, double, expected, strict: float, what: str) -
 def test_fusion(golden):
     grids = [value for key, value in sorted(golden.items()) if key.startswith("fusion/log_prob_per_channel")]
     theirs = golden["fusion/anomaly_map"]
-    maps_NHW = fusion.testset(grids, theirs.shape[1:])
+    maps_NHW = fusion.fused_over_test_set(grids, theirs.shape[1:])
     np.testing.assert_allclose(maps_NHW, theirs, rtol=RTOL, atol=1e-6)
     np.testing.assert_allclose(fusion.image_scores(maps_NHW), golden["fusion/image_score"], rtol=RTOL)
 

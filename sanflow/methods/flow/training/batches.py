@@ -17,15 +17,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from sanflow.methods.flow.random_streams import Stream, random_of
 from sanflow.methods.flow.synthetic_anomalies import Drawing, SyntheticAnomalies
-
-ORDER_STREAM, ROTATION_STREAM, LOCATION_STREAM = 2, 3, 4
-
-
-def random_of(seed: int, stream: int, step: int) -> np.random.RandomState:
-    """Make the random numbers of one purpose in one step; they depend on nothing else."""
-    # RandomState, not Generator: only the former's stream is frozen across numpy versions.
-    return np.random.RandomState(np.random.SeedSequence([seed, stream, step]).generate_state(8))
 
 
 @dataclass
@@ -82,7 +75,7 @@ class Batches:
 
     def order(self, pass_: int) -> ndarray:
         """Return the images of a pass, (N,), shuffled."""
-        return random_of(self._seed, ORDER_STREAM, pass_).permutation(len(self._images_NHW3))
+        return random_of(self._seed, Stream.ORDER, pass_).permutation(len(self._images_NHW3))
 
     def batch(self, step: int) -> Batch:
         """Make the batch of a step."""
@@ -94,7 +87,7 @@ class Batches:
             if batch.drawing.foreign:
                 batch.foreign_nHW3 = self._tensor(self._foreign_NHW3, np.asarray(batch.drawing.foreign))
         if self._rotation_degrees:
-            random = random_of(self._seed, ROTATION_STREAM, step)
+            random = random_of(self._seed, Stream.ROTATION, step)
             batch.angles = list(random.uniform(-1, 1, size=self._batch_size) * self._rotation_degrees)
         return batch
 

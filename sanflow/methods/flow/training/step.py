@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sanflow.device import Precision, autocast, tf32
 from sanflow.methods.flow.losses import Terms
 from sanflow.methods.flow.model import AnomalyFlow
-from sanflow.methods.flow.training.batches import LOCATION_STREAM, random_of
+from sanflow.methods.flow.random_streams import Stream, random_of
 
 Update = Literal["per_scale", "joint"]
 Named = dict[str, Tensor]
@@ -130,7 +130,7 @@ class Stepper:
         for scale, features_BCHW in enumerate(features):
             features_NC, condition_MP = self.model.locations(features_BCHW)
             n_locations, n_cells = len(features_NC), len(condition_MP)
-            random = random_of(self.seed, LOCATION_STREAM, step * len(features) + scale)
+            random = random_of(self.seed, Stream.LOCATIONS, step * len(features) + scale)
             order_N = torch.from_numpy(random.permutation(n_locations)).to(features_NC.device, non_blocking=True)
             base = self.model.base_for(images_B3HW, features_BCHW).at_grid(*features_BCHW.shape[-2:]).flatten()
             n_shuffled = n_locations - n_locations % chunk  # the remainder is dropped
