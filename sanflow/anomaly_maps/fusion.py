@@ -181,7 +181,7 @@ def neighbours(cells: int, pixels: int) -> tuple[tuple[ndarray, ndarray], tuple[
 
     Example:
         >>> neighbours(2, 3)
-        ((array([0, 0, 1]), array([1. , 0.5, 0. ])), (array([1, 1, 1]), array([0. , 0.5, 1. ])))
+        ((array([0, 0, 1]), array([1. , 0.5, 1. ])), (array([1, 1, 1]), array([0. , 0.5, 0. ])))
     """
     # In integers, so that a pixel that lies on a cell has a weight of exactly 0 for the other one.
     before, rest = np.divmod(np.arange(pixels) * (cells - 1), max(pixels - 1, 1))

@@ -285,7 +285,7 @@ def compare(detector: LoadedDetector, exported: OnnxDetector, images_NHW3: ndarr
         TIMED_PASSES,
     )
     by_torch, by_onnx = (len(images_NHW3) / statistics.median(passes) for passes in seconds)
-    scale = highest - lowest
+    scale = float(highest - lowest)
     return Agreement(len(images_NHW3), largest / scale if scale else largest, by_torch, by_onnx)
 
 
