@@ -266,7 +266,7 @@ class Doubled(nn.Module):
     [
         (
             {"name": "timm/wide_resnet50_2"},
-            r"bare name timm/wide_resnet50_2, .*racm_in1k, .*timm/wide_resnet50_2.tv_in1k",
+            r"the name timm/wide_resnet50_2 without a tag, .*racm_in1k, .*timm/wide_resnet50_2.tv_in1k",
         ),
         ({"name": "timm/resnet18.tv_in2k"}, r"got tag 'tv_in2k'\. Choose from: .*timm/resnet18.tv_in1k"),
         ({"name": "timm/resnet81.tv_in1k"}, r"name of a timm model, but got 'resnet81'\. Near names: .*resnet"),
