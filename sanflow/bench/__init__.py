@@ -1,1 +1,1 @@
-"""Measurements of our own speed; each prints JSON and writes nothing."""
+"""Measure sanflow's speed; each command prints JSON and writes nothing."""

@@ -1,6 +1,6 @@
-"""The matrix products and convolutions of a piece of work: counted, and timed bare at the same shapes and precision.
+"""Count the matrix products and convolutions of a computation, and time them alone at the same shapes and precision.
 
-What a step takes beyond the sum of them is overhead: element-wise work, memory, Python.
+The rest of a step's time is overhead: element-wise work, memory, Python.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""How fast is PatchCore's coreset? Our greedy k-center beside the plain loop on the same array, from the same start."""
+"""Measure PatchCore's coreset: our greedy k-center beside the plain loop on the same array, from the same start."""
 
 import statistics
 import time

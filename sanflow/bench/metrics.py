@@ -1,4 +1,4 @@
-"""How long do the metrics take? Median times on random smooth fields, and the usual threshold loop beside them."""
+"""Measure the time of the metrics on random smooth fields (medians), and the usual threshold loop beside them."""
 
 import os
 import platform
@@ -82,7 +82,7 @@ def threshold_loop(
 ) -> tuple[list[float], list[float]]:
     """Compute a per-region-overlap curve the usual way: binarise all maps at each threshold and visit every region.
 
-    Kinder than usual: regions are labelled once, before the loop, and cut to their bounding boxes.
+    Faster than usual: regions are labelled once, before the loop, and cut to their bounding boxes.
 
     Returns:
         False-positive rate and mean region overlap at each threshold.

@@ -218,7 +218,7 @@ class TrainingWork:
 
 
 class PlainProcess:
-    """The plain training in a process of its own: it shall not profit from how ours sets torch and memory up.
+    """The plain training in a separate process, where our settings of torch and memory do not make it faster.
 
     Called, it does a step and returns when it is done.
 

@@ -24,7 +24,7 @@ def metrics(
     thresholds: Annotated[int, typer.Option(min=1, help="Thresholds of the plain loop that are timed.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the random fields.")] = 0,
 ) -> None:
-    """Time every metric on random smooth fields, at 256 and 512 pixels unless told, and the usual loop beside them."""
+    """Time every metric on random smooth fields, at 256 and 512 pixels by default, and the usual loop beside them."""
     if anomalous >= maps:
         raise typer.BadParameter(f"Expected fewer anomalous maps than maps, but got {anomalous} of {maps}.")
     from sanflow.bench.metrics import bench_metrics
@@ -140,7 +140,7 @@ def coreset(
     dimensions: Annotated[int, typer.Option(min=1, help="Numbers of each point.")] = 128,
     fraction: Annotated[float, typer.Option(min=0, max=1, help="How many of the points are picked.")] = 0.1,
     plain_picks: Annotated[int, typer.Option(min=2, help="Picks of the plain loop that are timed.")] = 40,
-    noise: Annotated[bool, typer.Option(help="Points without structure in place of points like patches.")] = False,
+    noise: Annotated[bool, typer.Option(help="Points without structure instead of points like patches.")] = False,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
 ) -> None:

@@ -13,7 +13,7 @@ from sanflow.data.registry import load_registry
 from sanflow.errors import not_among
 from sanflow.pipeline.benchmark import benchmark_path, load_benchmark
 
-# What reads images is imported by the command that needs it, so that `sanflow --help` answers at once.
+# Modules that read images are imported by the commands that need them, so that `sanflow --help` is fast.
 
 DatasetName = Annotated[str, typer.Argument(help="Name of the data set, as in the benchmark file or the registry.")]
 BenchmarkName = Annotated[
@@ -21,7 +21,7 @@ BenchmarkName = Annotated[
     typer.Option(
         "--benchmark",
         envvar=handed_on.BENCHMARK,
-        help="Says where the data set lies: name in config/benchmarks/ or path of a benchmark file.",
+        help="Benchmark that says where the data set is: name in config/benchmarks/ or path of a file.",
     ),
 ]
 DataRoot = Annotated[
@@ -65,7 +65,7 @@ def download(
 
     choice = _choice(dataset, benchmark)
     if choice.root is not None:
-        typer.echo(f"{dataset} lies in {choice.root}; there is nothing to download.")
+        typer.echo(f"{dataset} is in {choice.root}; there is nothing to download.")
         return
     marker = bring(
         dataset,

@@ -55,7 +55,7 @@ def train(
     ] = 300.0,
     tracking: TrackingOption = None,
 ) -> None:
-    """Fit the detector of one category; resumes where a killed training was.
+    """Fit the detector of one category; a killed training resumes.
 
     SIGTERM, SIGINT and SIGUSR1 end the batch, save the state and exit with 143 or 130.
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share; those that the workflow hands on take their value from the environment."""
+"""Options that several commands share; the workflow passes some of them in environment variables."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -53,8 +53,8 @@ def predict(
         low, high = (100 * rate for rate in rate_interval(false_alarm_rate, n))
         console.print(
             f"Threshold {decision.score:.6g} from {n} held-out good parts: {expected:.1f} % false alarms on average "
-            f"over such sets; for this one, between {low:.1f} and {high:.1f} % (95 %). Another light or camera breaks "
-            "this.",
+            f"over such sets; for this one, between {low:.1f} and {high:.1f} % (95 %). Not valid after a "
+            "change of light or camera.",
             highlight=False,
         )
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -29,7 +29,7 @@ def score_external(
     output: Annotated[Path, typer.Option(help="Scores file to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
     maps: Annotated[
-        Path | None, typer.Option(help="Folder of the maps, in place of the one that the experiment names.")
+        Path | None, typer.Option(help="Folder of the maps, instead of the one that the experiment names.")
     ] = None,
 ) -> None:
     """Read the anomaly maps that another tool made of the test images into a scores file."""
@@ -83,7 +83,7 @@ def tables(
     only: Annotated[list[str] | None, typer.Option(help="Name of a table; again for more.", show_default="all")] = None,
     benchmark: RunsOfOption = None,
 ) -> None:
-    """Make the tables anew from the metrics.json files below a results folder; needs no torch."""
+    """Make the tables again from the metrics.json files below a results folder; needs no torch."""
     from sanflow.report.missing import missing_runs
     from sanflow.report.runs import read_runs
     from sanflow.report.tables import write_tables
@@ -103,7 +103,7 @@ def figures(
     ] = None,
     benchmark: RunsOfOption = None,
 ) -> None:
-    """Draw the figures anew from the files below a results folder; needs the images too, but no torch."""
+    """Draw the figures again from the files below a results folder; needs the images too, but no torch."""
     from rich.progress import track
 
     from sanflow.errors import not_among
@@ -127,7 +127,7 @@ def figures(
 def finished(results: ResultsArgument, benchmark: RunsOfOption = None) -> None:
     """Make tables and overall figures of the runs that are finished, and say which are missing.
 
-    The workflow does so where jobs failed, so that one category does not keep the others from their numbers.
+    The workflow does so after failed jobs, so that the other categories have their numbers.
     """
     from sanflow.report.figures import plan_figures, write_figure
     from sanflow.report.missing import missing_runs
@@ -148,7 +148,7 @@ def finished(results: ResultsArgument, benchmark: RunsOfOption = None) -> None:
     for line in missing:
         typer.echo(f"  missing: {line}")
     typer.echo(
-        "Mend what failed (its log is above) and start snakemake again, which makes the rest. "
+        "Correct what failed (its log is above) and start snakemake again, which makes the rest. "
         f"`sanflow explore {results}` makes the explorer of what is finished."
     )
 

@@ -1,11 +1,11 @@
-"""How long a waiting thread of OpenMP keeps its processor core busy."""
+"""Set how long a waiting thread of OpenMP keeps its processor core busy."""
 
 import os
 
 # What a user may have chosen already; each of them decides how threads wait.
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # Turns of the waiting loop before a thread sleeps: some tens of microseconds. GNU's own 300,000 are several
-# milliseconds, as long as a time slice, so that on a loaded machine cores spin while the awaited thread has none.
+# milliseconds, as long as a time slice: on a loaded machine they use the cores that the awaited thread needs.
 SPIN_COUNT = "1000"
 
 

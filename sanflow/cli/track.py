@@ -1,6 +1,6 @@
 """Commands for tracking in MLflow: begin a benchmark's run, send what is missing, end it with tables and figures.
 
-None of them fails because a server is away: they warn, and the next `sync` sends what could not be sent.
+None of them fails if a server cannot be reached: they warn, and the next `sync` sends what could not be sent.
 """
 
 import os

@@ -4,15 +4,16 @@ Let n held-out good parts have the scores h, and a new part the score s. Its p-v
 
     p = (1 + number of h >= s) / (n + 1),
 
-and it is called anomalous at level a where p <= a. If the new part is good and exchangeable with the held-out ones, the
+and it is called anomalous at level a if p <= a. If the new part is good and exchangeable with the held-out ones, the
 chance of that, over held-out sets, is at most a; without ties it is k / (n + 1) with k = floor(a (n + 1)).
 
 For one held-out set the rate of false alarms is fixed but unknown. A part is called anomalous where its score exceeds
 the k-th largest held-out score. With F the distribution function of the scores of good parts, the rate is 1 - F of
-that score. F of the scores are n independent uniform numbers, and the k-th largest of them has the law
-Beta(n + 1 - k, k), so the rate has the law Beta(k, n + 1 - k).
+that score. The values of F at the scores are n independent uniform numbers. The k-th largest of them has the
+distribution Beta(n + 1 - k, k), so the rate has the distribution Beta(k, n + 1 - k).
 
-Another light, camera or position breaks the exchangeability, and with it both statements.
+After a change of light, camera or position, good parts are not exchangeable with the held-out ones, and neither
+statement is valid.
 
 Source:
     Algorithmic Learning in a Random World (Vovk, Gammerman, Shafer, 2005), section 4

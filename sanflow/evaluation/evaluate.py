@@ -1,7 +1,7 @@
-"""Evaluation: scores and index in, metrics.json, images.csv and curves.npz out.
+"""Evaluate one run: read scores and index, write metrics.json, images.csv and curves.npz.
 
-The headline is measured with calibrated fusion at the input's resolution; what test-set fusion or native resolution
-give stands beside it under `testset_*` and `native_*`. All metrics are fractions; NaN where a class is missing.
+The headline is measured with calibrated fusion at the input's resolution. Metrics of test-set fusion and of native
+resolution have the prefixes `testset_*` and `native_*`. All metrics are fractions; NaN where a class is missing.
 
 Shapes: N test images, H x W the input size.
 """
@@ -66,12 +66,12 @@ class Evaluation:
         images: str | os.PathLike[str] | None = None,
         curves: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Write the three files, metrics.json last: it says that the others are whole.
+        """Write the three files, metrics.json last: once it exists, the others are complete.
 
         Arguments:
-            metrics: Where metrics.json shall stand.
-            images: Where images.csv shall stand; beside metrics.json if None.
-            curves: Where curves.npz shall stand; beside metrics.json if None.
+            metrics: Path of metrics.json.
+            images: Path of images.csv; beside metrics.json if None.
+            curves: Path of curves.npz; beside metrics.json if None.
 
         Raises:
             StorageError: If the disk is full or the folder cannot be written.
@@ -120,7 +120,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             aupimo_N = measures.aupimo_N
             del measures
         else:
-            # Pixels of good images are normal; of the others nothing is known.
+            # Pixels of good images are normal; those of other images are unknown.
             normal_NHW = np.broadcast_to(~scores.labels[:, None, None], maps_NHW.shape)
             curves |= _histograms(maps_NHW, normal_NHW, masks_NHW)
             curves |= _flat(dict.fromkeys(("roc", "pr", "pro"), (np.empty(0), np.empty(0))), "pixel")
@@ -179,8 +179,8 @@ def evaluate_files(
         experiment: The experiment as the benchmark file has it now: its label and its resolution may have changed since
             the scoring, which does not depend on them. None: as it was then.
         history_path: train.json, for the cost of training; None where nothing was trained here. The checkpoint's
-            size is read where it stands beside it.
-        data_root: Where the data set lies now, if it was moved since it was indexed.
+            size is read if the checkpoint is in the same folder.
+        data_root: Folder of the data set now, if it was moved since it was indexed.
         resamples: Of the bootstrap.
     """
     scores = Scores.load(scores_path)

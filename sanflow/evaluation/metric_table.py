@@ -1,10 +1,11 @@
-"""The metrics, one entry each. Evaluation, intervals, tables, figures and the tracking mirror all read this table.
+"""The metrics, one entry each. Evaluation, intervals, tables, figures and tracking all read this table.
 
-A metric added here is in metrics.json under every prefix, has an interval and a table of its own; a test asks for its
-line in docs/metrics.md. Its formula is written once, in terms of measures that exist twice: as floats, exact for the
-whole set (`RankedMeasures`, `PixelMeasures`), and as arrays (B,) with one value per bootstrap resample (`Resampled`).
+A metric added here is in metrics.json under every prefix, and has an interval and a table; a test checks that
+docs/metrics.md has a line for it. Its formula is written once, in terms of measures that exist twice: as floats, exact
+for the whole set (`RankedMeasures`, `PixelMeasures`), and as arrays (B,) with one value per bootstrap resample
+(`Resampled`).
 
-Importing this module loads no other, not even numpy: the workflow reads names from it each time it starts.
+Importing this module imports no other, not even numpy, because the workflow reads names from it at each start.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class Metric:
     """One metric; a fraction, higher is better.
 
     Arguments:
-        title: Its name for a reader.
+        title: Its name in tables and figures.
         level: What it ranks: image scores or pixel scores.
         formula: How it follows from the measures of its level: `auroc()`, `average_precision()`, `f1_max()`, and of
             pixels `region_overlap(limit)` and `image_overlap(lower, upper)`.

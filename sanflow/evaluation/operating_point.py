@@ -1,4 +1,4 @@
-"""Check on the test set what held-out good parts promise: the rates of false alarms and detections at given levels.
+"""Measure on the test set the rates of false alarms and detections at levels that held-out good parts define.
 
 Shapes: N test images, M held-out good parts.
 """

@@ -1,4 +1,4 @@
-"""Anomaly detectors, one folder or file each, and the seam through which the pipeline sees them.
+"""Anomaly detectors, one folder or file each, and the interface by which the pipeline uses them.
 
-`method.py` says what a method is, `registry.py` lists them.
+`method.py` defines a method, `registry.py` lists them.
 """

@@ -1,7 +1,7 @@
 """Write and read checkpoints: a literal dict of named parts, with the settings inside.
 
-The frozen encoder is not among them, only its identity; a detector whose encoder cannot be had anywhere else carries it
-in `encoder_state`. A digest of the content goes with it, so that a damaged file is noticed.
+The frozen encoder is not among them, only its identity. If an encoder's weights are in no other file, they are kept in
+`encoder_state`. A digest of the content is included, so that a damaged file is detected.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from sanflow.provenance import Provenance
 
 FORMAT = "sanflow checkpoint 2"
 REMEDY = "Delete it and run again; it will be remade."
-# What torch.load and zipfile raise on bytes that are not a whole archive of plain values.
+# Exceptions of torch.load and zipfile for bytes that are not a complete archive of plain values.
 DAMAGE = (
     OSError,
     ValueError,
@@ -45,7 +45,7 @@ DAMAGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A fitted detector and all that is needed to use it.
+    """A fitted detector and everything that is needed to use it.
 
     Arguments:
         experiment: The settings it was fitted under, of its method's own model.
@@ -53,8 +53,8 @@ class Checkpoint:
         state: Named tensors of the method.
         constants: Name of a grid -> the constant that calibrates it; empty if the method has none.
         provenance: What it is and where it comes from.
-        facts: What else the method needs to be built again, JSON values.
-        encoder_state: Named tensors of the encoder, only where they cannot be had elsewhere.
+        facts: Other values that the method needs to be built again, JSON values.
+        encoder_state: Named tensors of the encoder, only if they are in no other file.
         history: One mapping per epoch, as in train.json.
         held_out: Scores of good parts that the fit did not see (`scores`, `map_maxima` and where they are from); None
             if there are none.
@@ -76,7 +76,7 @@ class Checkpoint:
         """Build the encoder that the detector was fitted with, on the CPU.
 
         Raises:
-            WeightsError: If its weights cannot be had, or those at hand are others.
+            WeightsError: If its weights cannot be found, or others are found.
         """
         experiment, identity = self.experiment, self.provenance.encoder or {}
         with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> str
     content = {**json.loads(facts_json), "state": state, "encoder_state": encoder_state, "digest": digest}
     n_bytes = sum(tensor.nbytes for tensor in (*state.values(), *(encoder_state or {}).values()))
     require_free_space(Path(path).parent, n_bytes, "a checkpoint")
-    # Through Python's own file: torch's writer would report a full disk as a RuntimeError without a reason.
+    # Write through a Python file, because torch's writer reports a full disk as a RuntimeError without a reason.
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         torch.save(content, file)
     return digest
@@ -161,11 +161,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     digest = content.pop("digest", None)
     try:
         intact = digest == _content_digest(json.dumps(content, sort_keys=True), **tensors)
-    except DAMAGE:  # a name or a value is no longer what it was
+    except DAMAGE:  # a name or a value has been changed
         intact = False
     if not intact:
         raise IntegrityError(
-            f"Expected the content of {path} to have the digest it carries, but it has another: "
+            f"Expected the content of {path} to have the digest that it states, but it has another: "
             f"it is damaged or was changed by hand. {REMEDY}"
         )
     height, width = content["input_size"]

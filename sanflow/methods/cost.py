@@ -1,4 +1,4 @@
-"""What a training cost: seconds by phase, peak memory, energy; added up over all attempts."""
+"""Measure the cost of a training: seconds by phase, peak memory, energy; summed over all attempts."""
 
 import contextlib
 import importlib
@@ -17,7 +17,7 @@ class Cost:
     Attributes:
         seconds: Seconds by phase, over all attempts.
         attempts: How often it was started.
-        energy_joules: Energy of the GPU during it, over all attempts; None if the driver does not tell.
+        energy_joules: Energy of the GPU during it, over all attempts; None if the driver does not report it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -100,5 +100,5 @@ def _energy_joules(device: torch.device) -> float | None:
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
         return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
-    except Exception:  # NVML has errors of its own, and none of them may stop a training
+    except Exception:  # no error of NVML may stop a training
         return None

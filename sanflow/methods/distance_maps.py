@@ -1,4 +1,4 @@
-"""What PaDiM and PatchCore share: from images to frozen features, and from a grid of distances to an anomaly map.
+"""Shared by PaDiM and PatchCore: from images to frozen features, and from a grid of distances to an anomaly map.
 
 Shapes: B images of N, C channels of a tap, h x w cells of a grid, H x W pixels of the input.
 """
@@ -24,7 +24,7 @@ FIT_BATCH = {"cpu": 8, "cuda": 32}
 
 
 class DistanceMaps:
-    """The two ends of a method that measures distances of frozen features.
+    """First and last step of a method that measures distances of frozen features: encoding and making maps.
 
     Arguments:
         encoder: On its device.

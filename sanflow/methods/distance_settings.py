@@ -1,4 +1,4 @@
-"""Settings that PaDiM and PatchCore share: frozen features in, a map of distances out."""
+"""Settings that PaDiM and PatchCore share."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -16,8 +16,8 @@ class DistanceExperiment(EncoderExperiment):
     padding: Literal["reflect", "zeros"] = "zeros"
     """Padding of a ResNet's convolutions; `zeros`, as their authors use it."""
     crop: int | None = Field(None, ge=16)
-    """Only the central square of this many pixels of the input is looked at (the authors: 224 of 256). Outside it the
-    map repeats its border, and the metrics still count the whole image."""
+    """Use only the central square of this many pixels of the input (the authors: 224 of 256). Outside it the map
+    repeats its border, and the metrics still count the whole image."""
     smoothing: float = Field(4.0, ge=0)
     """Standard deviation of the Gaussian that smooths the map, in pixels of the input whatever its size; 0 for none."""
     upsampling: Upsampling = "bilinear"

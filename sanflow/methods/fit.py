@@ -1,4 +1,4 @@
-"""What every fit shares: its digests and provenance, and the files that it writes."""
+"""Shared by all fits: digests, provenance, and the writing of checkpoint and train.json."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -89,11 +89,11 @@ class FitFiles:
             state: Named tensors of the method.
             constants: Name of a grid -> the constant that calibrates it.
             encoder: The encoder, whose identity is kept.
-            encoder_state: Its tensors, only where they cannot be had elsewhere.
-            facts: What else the method needs to be built again, JSON values.
+            encoder_state: Its tensors, only if they are in no other file.
+            facts: Other values that the method needs to be built again, JSON values.
             epoch: The epoch, where there are epochs.
             history: One mapping per epoch, JSON values.
-            details: What the provenance of the fit shall also say, JSON values.
+            details: Further facts for the provenance of the fit, JSON values.
         """
         job, index = self.job, self.job.index
         provenance = Provenance(
@@ -127,11 +127,11 @@ class FitFiles:
 
         Arguments:
             cost: Of all attempts.
-            facts: What the method has to say of the fit, JSON values; `images` is how many it looked at.
+            facts: Facts about the fit, JSON values; `images` is the number of images it used.
             history: One mapping per epoch, JSON values.
         """
         seconds = {**cost.seconds, "total": cost.total}
-        # As wall time sees it: a step is handed to a GPU before it is done, so only sums over phases are right.
+        # Sum over phases: a GPU computes a step after it was submitted, so single phases are not right.
         fitting = sum(seconds.get(phase, 0.0) for phase in ("steps", "waiting_for_data"))
         images = facts.get("images")
         record = {

@@ -1,10 +1,10 @@
-"""What the pipeline asks of a method.
+"""The interface of a method: classes by which the pipeline uses it.
 
 Three kinds exist. A `DetectorMethod` is fitted on normal images and scores any image. A `MapSource` gives finished
 anomaly maps of the test images. A `MapMaker` makes such maps in one job. The workflow, the code digests, the checks
-before a run and the tables see only these classes.
+before a run and the tables use only these classes.
 
-Importing this module does not import torch: the functions of a detector are named, and imported when they are called.
+Importing this module does not import torch: the functions of a detector are given by name and imported at their call.
 
 Shapes: B images, H x W pixels, h x w cells of a grid, N = B h w locations, C channels.
 """
@@ -129,7 +129,7 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class FitJob:
-    """What one fit is given.
+    """The inputs of one fit.
 
     Arguments:
         experiment: Settings; of the method's own model.
@@ -212,7 +212,7 @@ class MapJob:
 
 @dataclasses.dataclass
 class Output:
-    """What a detector computes for a batch of images.
+    """The output of a detector for a batch of images.
 
     Arguments:
         grids: Name of a scale -> (B, h, w), float32.
@@ -233,7 +233,7 @@ class Detector(Protocol):
     """A fitted detector on a device.
 
     Attributes:
-        kind: What a number of its grids means, see `sanflow.anomaly_maps.scores_file`.
+        kind: Meaning of the numbers in its grids, see `sanflow.anomaly_maps.scores_file`.
         input_size: Height and width of the images it takes.
         constants: Name of a grid -> the constant that calibrates it, measured by the fit; empty for anomaly maps.
         device: Name of its device, for the records.
@@ -251,7 +251,7 @@ class Detector(Protocol):
 
         Arguments:
             images_BHW3: uint8, of `input_size`, in host memory.
-            extras: Also give what only figures need.
+            extras: Also return the data for figures.
         """
 
 

@@ -1,16 +1,16 @@
-"""Stop in good order: a signal lets the batch in flight end, the state be saved and the command exit with its code."""
+"""Stop cleanly on a signal: finish the current batch, save the state and exit with the signal's code."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Exit code of each signal. USR1 is what a scheduler sends ahead of a preemption: it ends like a termination.
+# Exit code of each signal. A scheduler sends USR1 before a preemption; it is handled like a termination.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
 class StopSignals:
-    """While open, notes SIGINT, SIGTERM and SIGUSR1 in place of dying of them.
+    """A context that records SIGINT, SIGTERM and SIGUSR1; the process does not end.
 
     Attributes:
         exit_code: 130 or 143 once a signal has come, None before.
@@ -27,7 +27,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Only the main thread may set handlers; elsewhere its own answer to signals holds.
+        # Only the main thread may set handlers; in other threads nothing changes.
         if threading.current_thread() is threading.main_thread():
             for number in EXIT_CODES:
                 self._before[number] = signal.signal(number, self._note)

@@ -1,4 +1,4 @@
-"""What a benchmark runs: data sets x experiments x seeds, read from its file and checked."""
+"""Read and check a benchmark file: data sets x experiments x seeds."""
 
 import dataclasses
 import difflib
@@ -84,7 +84,7 @@ class Benchmark(StrictModel):
         known = {category for names in categories.values() for category in names}
         for name, experiment in self.experiments.items():
             sizes = experiment.input_size if isinstance(experiment.input_size, dict) else {}
-            # A category that does not run here is no fault: the list of categories may be a part of them.
+            # A category that does not run here is no error: the benchmark may run only some categories.
             for key in set(sizes) - known - {"default"}:
                 if close := difflib.get_close_matches(key, known - set(sizes), n=1, cutoff=0.75):
                     raise ConfigError(

@@ -1,8 +1,8 @@
 """Give each job of one machine a GPU of its own: a slot is a lock on a file, which the job itself holds.
 
-Snakemake counts GPUs but does not hand them out. A command run through `run_on_gpu` takes the first free slot, sees
-that GPU alone, and holds the lock until it exits, even if killed: the lock belongs to an open file that the command
-inherits. Where a scheduler has given this process a single device, nothing is claimed.
+Snakemake counts GPUs but does not assign them. A command run through `run_on_gpu` takes the first free slot, finds
+only that GPU, and holds the lock until it exits, even if killed: the lock belongs to an open file that the command
+inherits. If a scheduler has given this process a single device, nothing is claimed.
 """
 
 import fcntl
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 # Variables of schedulers that give GPUs to a job: Slurm, Kubernetes, PBS, LSF, HTCondor, Grid Engine.
 SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "PBS_JOBID", "LSB_JOBID", "_CONDOR_SLOT", "SGE_TASK_ID")
 FOLDER_VARIABLE = "SANFLOW_GPU_LOCKS"
-# One for all users and sessions. XDG_RUNTIME_DIR would be another one for a login, for cron and for each user.
+# One folder for all users and sessions. XDG_RUNTIME_DIR differs between a login, cron and each user.
 FOLDER = Path("/tmp/sanflow-gpu")
-# Says to the command that it has a GPU, so that it does not silently run on the CPU (sanflow/device.py reads it).
+# Informs the command that it has a GPU, so that it does not run on the CPU without a message (sanflow/device.py).
 CLAIMED_VARIABLE = "SANFLOW_CLAIMED_GPU"
 RETRY_SECONDS = (0.2, 1.0)
 PATIENCE_SECONDS = 10.0
@@ -38,7 +38,7 @@ class Slot:
     """A claimed share of a GPU.
 
     Arguments:
-        device: What CUDA_VISIBLE_DEVICES shall say.
+        device: Value for CUDA_VISIBLE_DEVICES.
         place: Which of the GPU's slots, from 0.
         descriptor: Of the locked file; whoever holds it open holds the slot.
     """
@@ -62,12 +62,12 @@ def run_on_gpu(
     Arguments:
         command: Program and arguments.
         slots_per_gpu: How many jobs may share one GPU.
-        device: "cpu" claims nothing; "cuda" demands a GPU; "auto" takes one if there is any.
+        device: "cpu" claims nothing; "cuda" requires a GPU; "auto" takes one if there is any.
         environment: Of the command; this process's own if None.
 
     Raises:
         ConfigError: If `device` is none of the three.
-        DeviceError: If a GPU is demanded and there is none, none that there is can be used, or the command does not
+        DeviceError: If a GPU is required and there is none, if no GPU can be used, or if the command does not
             exist.
         StorageError: If the locks cannot be kept.
     """
@@ -208,13 +208,13 @@ def _lock(descriptor: int, path: Path) -> bool:
         raise StorageError(f"Expected a lock file at {path}, but it is no file. Remove it.")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # What removes old files of /tmp may have removed this one since it was opened; its lock then excludes nobody.
+        # A cleaner of /tmp may have removed this file since it was opened; its lock then excludes nobody.
         if path.lstat().st_ino != opened.st_ino:
             return False
     except (BlockingIOError, FileNotFoundError):
         return False
     with suppress(PermissionError):
-        os.utime(descriptor)  # so that it does not count as old while it is held
+        os.utime(descriptor)  # so that no cleaner of /tmp takes it for old while it is held
     return True
 
 

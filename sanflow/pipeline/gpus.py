@@ -1,4 +1,4 @@
-"""The GPUs of this machine that a process may use, by UUID, so that all workflows name one GPU alike.
+"""List the GPUs of this machine that a process may use, by UUID, so that all workflows use the same names.
 
 NVML lists them: it needs neither nvidia-smi nor a CUDA context, and it works where one of several GPUs is dead. A GPU
 in MIG mode counts as its slices, because CUDA can use a slice but not the whole. CUDA itself is asked only what NVML
@@ -17,7 +17,7 @@ from sanflow.errors import DeviceError
 
 logger = logging.getLogger(__name__)
 
-# Entries of CUDA_VISIBLE_DEVICES by which users and Slurm say: no GPU.
+# Entries of CUDA_VISIBLE_DEVICES that mean "no GPU".
 NO_GPU = {"", "-1", "NoDevFiles"}
 # NVML_ERROR_LIB_RM_VERSION_MISMATCH
 VERSION_MISMATCH = 18

@@ -1,4 +1,4 @@
-"""What the rules of the workflow ask of a benchmark: patterns, inputs, and digests of what decides a job's result.
+"""Compute the inputs, patterns and params of the workflow's rules: digests of what decides a job's result.
 
 A function with the argument `wildcards` takes those of a rule: `dataset`, `category`, `experiment`, `seed`, as far as
 the rule has them.

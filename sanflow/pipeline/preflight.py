@@ -1,6 +1,6 @@
 """Check what a benchmark names before its first job: categories, files, encoders.
 
-A job would find each of these faults too, but later: after a download, in a queue, beside others that already run.
+A job would find each of these errors too, but later: after a download, in a queue, or while other jobs run.
 """
 
 import functools
@@ -85,7 +85,7 @@ def _encoders(benchmark: Benchmark, jobs: list[Job]) -> Iterator[str]:
         try:
             encoder = _encoder(
                 experiment.encoder,
-                # Downloaded weights differ from random ones in nothing that is asked here; a file is read.
+                # Random weights have the same shapes as downloaded ones; a file of weights is read.
                 "random" if experiment.weights == "pretrained" else experiment.weights,
                 None if experiment.taps is None else tuple(experiment.taps),
                 experiment.scales,

@@ -27,7 +27,7 @@ RESAMPLING = "lanczos"  # as test images are read
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of one image.
+    """The result of a detector for one image.
 
     Arguments:
         score: Higher is more anomalous.
@@ -57,7 +57,7 @@ class Batch:
 
 
 class LoadedDetector:
-    """A detector with all that its checkpoint says of how to read images and what good parts score.
+    """A detector with what its checkpoint holds: how to read images, and the scores of good parts.
 
     Arguments:
         detector: On its device.
@@ -130,7 +130,7 @@ def load_detector(path: str | os.PathLike[str], device: str = "auto") -> LoadedD
     Raises:
         DataError: If there is no such file.
         IntegrityError: If it is damaged or of another version.
-        WeightsError: If the weights of its encoder cannot be had.
+        WeightsError: If the weights of its encoder cannot be obtained.
     """
     return detector_of(load_checkpoint(path), device)
 
@@ -162,7 +162,7 @@ def calibrate(detector: LoadedDetector, images: Any) -> dict[str, Any]:
         images: Batches (B, H, W, 3) of uint8, read as test images are.
 
     Returns:
-        What a checkpoint keeps: `scores` of the images and `map_maxima`, the maxima of their maps.
+        The entries of a checkpoint: `scores` of the images and `map_maxima`, the maxima of their maps.
     """
     scores, maxima = [], []
     for images_BHW3 in images:

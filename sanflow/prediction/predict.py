@@ -1,4 +1,4 @@
-"""Score files one after the other; a killed run resumes where it was.
+"""Score files one after the other; a killed run resumes.
 
 Images are scored in fixed batches of their sorted list, and the rows of a batch are appended to predictions.csv
 together. So a run that was killed and started again ends with the rows of one whole run, and memory does not grow with
@@ -37,11 +37,11 @@ LARGEST_ASPECT_CHANGE = 1.05
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """When a part is anomalous.
+    """The thresholds above which a part and a pixel are anomalous.
 
     Arguments:
-        score: It is where its score exceeds this.
-        map_level: A pixel is where its map exceeds this; None: half of the map's maximum.
+        score: A part is anomalous if its score exceeds this.
+        map_level: A pixel is anomalous if its map exceeds this; None: half of the map's maximum.
     """
 
     score: float
@@ -50,7 +50,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is written beside the table.
+    """The files that are written beside the table.
 
     Arguments:
         maps: Float maps at the images' own sizes.
@@ -63,7 +63,7 @@ class Wanted:
 
 @dataclasses.dataclass
 class Outcome:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         images: Number of images.
@@ -180,7 +180,7 @@ class _Table:
 
     Arguments:
         folder: Where it is written.
-        facts: What decides its rows; another run's rows are not continued.
+        facts: Facts that decide its rows; rows of a run with other facts are not continued.
 
     Attributes:
         rows: What an earlier attempt has written.
@@ -278,7 +278,7 @@ def _described(
 
 def _level(map_HW: ndarray, decision: Decision) -> float:
     half = HALF_OF_MAXIMUM * float(map_HW.max())
-    # A map whose maximum is below the level of its pixels still has a region: that around its maximum.
+    # If the map's maximum is below the level of pixels, the region is the one around the maximum.
     return half if decision.map_level is None or map_HW.max() <= decision.map_level else decision.map_level
 
 

@@ -1,4 +1,4 @@
-"""Which runs of a benchmark are missing, by what benchmark.json lists; tables are made of those that exist."""
+"""Find the runs of a benchmark that benchmark.json lists and that are missing; tables are made of the others."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Published results of other methods: which source a table takes, and what kind of source it is.
+"""Published results of other methods: choose a table's source, and name the kind of source.
 
 `resources/published.csv` holds 2,169 numbers with their sources, in percent. Many were printed more than once: by the
 method's authors, by others who quote them, by others who ran the method again. A column of a table comes from one
@@ -34,7 +34,7 @@ METHODS = (
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "pixel_ap")
 DATASETS = {"mvtec_ad": "MVTec AD", "btad": "BTAD", "visa": "VisA"}
 
-# Where a source begins like this, the authors of the method speak themselves.
+# Sources that begin like this are by the authors of the method.
 AUTHORS = {
     "gudovskiy/cflow-ad@": "CFLOW-AD",
     "amazon-science/patchcore-inspection@": "PatchCore",
@@ -44,22 +44,22 @@ AUTHORS = {
     "DRAEM paper": "DRAEM",
 }
 RUN_AGAIN = ("re-run", "re-implementation", "run in the", "in the FastFlow paper", "run by the")
-# Between sources of one standing and coverage: the encoder of most papers before others.
+# Among sources of one kind and coverage, the encoder of most papers comes first.
 USUAL_ENCODER = "WideResNet50"
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedColumn:
-    """What one source prints for one method, data set and metric.
+    """The numbers of one source for one method, data set and metric.
 
     Arguments:
         method: Name of the method, one of `METHODS`.
         variant: The method as the source runs it, such as "PatchCore (authors' repo run)".
-        encoder: As the source writes it; empty where it does not say.
+        encoder: As the source writes it; empty if it names none.
         dataset: Our name of the data set.
         metric: Our name of the metric.
-        standing: What kind of source it is.
-        source: Where the numbers stand.
+        standing: Kind of source.
+        source: Where the numbers are printed.
         values: Category -> value as a fraction.
         average: The mean over all categories as printed, as a fraction; None where it is not.
     """

@@ -1,7 +1,7 @@
 """The runs of a benchmark, read back from `results/<benchmark>/**/metrics.json`, for tables and figures.
 
-A run is one data set x category x experiment x seed; an epoch kept by `keep_every` is a run of its own. Where a run
-stands says which it is, so that results can be moved or merged by moving folders.
+A run is one data set x category x experiment x seed; an epoch kept by `keep_every` is a separate run. A run is
+identified by its folder, so that results can be moved or merged by moving folders.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Run:
         experiment: Key of the experiment in the benchmark file.
         seed: Seed of the run.
         epoch: The epoch, if this is one kept by `keep_every`; None for the last one, which is reported.
-        folder: Where metrics.json and its companions stand.
+        folder: Folder of metrics.json and the other files of the run.
         metrics: Content of metrics.json; what could not be computed is NaN.
     """
 
@@ -45,24 +45,24 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Fields of the experiment, as the configuration resolved them; empty if the run does not tell."""
+        """Fields of the experiment, as the configuration resolved them; empty if the run has none."""
         return self.metrics.get("provenance", {}).get("experiment") or {}
 
     @property
     def label(self) -> str:
-        """How tables and figures call the experiment, with its marks."""
+        """Name of the experiment in tables and figures, with its marks."""
         return (self.settings.get("label") or self.experiment) + "".join(self.marks)
 
     @property
     def marks(self) -> list[str]:
-        """Marks of an encoder that a reader must know of: ‡ random weights."""
+        """Marks of the encoder: ‡ for random weights."""
         identity = self.metrics.get("provenance", {}).get("encoder") or {}
         weights = self.settings.get("weights") or identity.get("weights")
         return [RANDOM_MARK] if self.settings.get("method") != "external" and weights == "random" else []
 
 
 MARK_NOTES = {
-    RANDOM_MARK: "The encoder has random, untrained weights: these numbers say that the pipeline runs, not how good "
+    RANDOM_MARK: "The encoder has random, untrained weights: these numbers show that the pipeline runs, not how good "
     "the method is.",
 }
 
@@ -72,11 +72,11 @@ def read_runs(results: str | os.PathLike[str], files: Iterable[str | os.PathLike
 
     Arguments:
         results: Its folder, `results/<benchmark>`.
-        files: The metrics.json files to take, in the order in which tables shall show them; all below `results`,
+        files: The metrics.json files to take, in the order in which tables show them; all below `results`,
             in the order of the benchmark's outline, if None.
 
     Raises:
-        DataError: If there is none, or one does not stand where a run stands.
+        DataError: If there is none, or one is not in the folder of a run.
         IntegrityError: If one is damaged.
     """
     root = Path(results)
@@ -141,7 +141,7 @@ def in_order(values: Iterable[Any]) -> list[Any]:
 def labels_of(runs: Sequence[Run]) -> dict[str, str]:
     """Return experiment -> its label; an experiment is marked if any of its runs is.
 
-    Two experiments of one label are told apart by their keys.
+    Two experiments with one label are distinguished by their keys.
     """
     labels = {}
     for experiment in in_order(run.experiment for run in runs):

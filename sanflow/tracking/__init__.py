@@ -1,6 +1,6 @@
 """Show runs in MLflow, from the files of their results folder.
 
-Role: a training is logged while it runs, as far as the server can be reached; `sync` logs the rest from the files.
+A training is logged while it runs, if the server can be reached; `sync` logs the rest from the files.
 Layer: parts; depends on benchmark_json, errors and files. MLflow is imported only when something is sent.
 """
 

@@ -1,6 +1,6 @@
-"""Make runs in MLflow equal to what the files say. The only file that imports MLflow, and only when it sends.
+"""Make runs in MLflow equal to the files. Only this file imports MLflow, and only when it sends.
 
-Whatever is there already is not sent again: a run is found by a tag and compared first.
+A run is found by a tag and compared first, so that nothing is sent twice.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ class Mirror:
         """Make one run equal to its contents.
 
         Arguments:
-            contents: What the run shall show.
+            contents: Everything that the run shows.
             models: Also show its checkpoint, if it has one, as an MLflow model.
 
         Returns:
@@ -120,7 +120,7 @@ class Mirror:
             if model is not None:
                 attempt(self._log_model, run, model)
             if contents.status != "RUNNING":
-                # Last: they say that the rest is there.
+                # Last, because they mean that the rest is there.
                 attempt(self._client.set_terminated, run.info.run_id, contents.status, contents.end)
                 if not refused:
                     attempt(self._set_tag, run, SENT_TAG, digest)
@@ -131,7 +131,7 @@ class Mirror:
         return True
 
     def _require_server(self, cause: Exception) -> None:
-        """Tell a refusal of one request from a server that is away, by a simple question."""
+        """Find out by a simple request whether the server refused one request or cannot be reached."""
         reason = unreachable(self._uri)
         with contextlib.suppress(Exception):
             if reason is None:

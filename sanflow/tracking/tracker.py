@@ -21,7 +21,7 @@ RETRY_SECONDS = 60.0
 
 
 class Tracker:
-    """Log nothing: what a training uses where tracking is off."""
+    """A tracker that logs nothing, for trainings without tracking."""
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Log train.json as far as it is known: `job` and `digests` at first, later `history` and the rest."""
@@ -36,7 +36,7 @@ class Tracker:
 
 
 class LiveTracker(Tracker):
-    """Keep the record of a training in its job file, and make its run in MLflow equal to it.
+    """A tracker that keeps the record of a training in its job file, and makes its run in MLflow equal to it.
 
     Arguments:
         uri: MLflow's tracking URI.
@@ -82,11 +82,11 @@ class LiveTracker(Tracker):
             for run in runs_of(self._folder.parent, self._unit, self._outline, parent, job):
                 self._mirror.put(run)
         except Exception as error:
-            # Whatever went wrong, the training matters more than what is shown of it.
+            # No error of tracking may stop the training.
             self._mirror = None
             self._silent_until = time.monotonic() + RETRY_SECONDS
             logger.warning(
-                "Tracking: %s. The training goes on; `sanflow track sync` sends the rest later.", masked(str(error))
+                "Tracking: %s. The training continues; `sanflow track sync` sends the rest later.", masked(str(error))
             )
             return False
         return True

@@ -39,7 +39,7 @@ def unreachable(uri: str) -> str | None:
     """Find out why a server does not answer.
 
     MLflow retries a refused connection for minutes; one request finds out at once. An HTTP server is asked by HTTP,
-    because a proxy may lie between.
+    because there may be a proxy.
 
     Arguments:
         uri: Any tracking URI.

@@ -174,7 +174,7 @@ def test_padim_needs_two_images(index, tmp_path):
 
 
 def test_patchcore_needs_enough_patches(index, tmp_path):
-    message = "Expected a memory bank of at least 9 patches, because `neighbours` looks at so many, but 1 training ima"
+    message = "Expected a memory bank of at least 9 patches, because `neighbours` needs so many, but 1 training ima"
     with pytest.raises(DataError, match=message):
         fitted(first_training_images(index, 1), tmp_path, **PATCHCORE | {"coreset_fraction": 0.1})
 

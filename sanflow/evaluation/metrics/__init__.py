@@ -1,4 +1,4 @@
-"""How good are the scores? Plain numpy and scipy, so it runs anywhere and never sees a model.
+"""Metrics of anomaly scores, in plain numpy and scipy.
 
 A score is higher for more anomalous, everywhere in this package. Metrics are fractions; tables show them times
 100. A set that lacks a class has no value: NaN, with a `MetricWarning`. docs/metrics.md has the definitions.

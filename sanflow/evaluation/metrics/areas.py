@@ -1,7 +1,7 @@
 """Areas under monotone curves given as ramps: each increment rises linearly from one false-positive rate to another.
 
 A curve that is exact with ties is a sum of ramps. A positive that ties with no negative is a step (the ramp's
-start equals its end); one that ties with some rises linearly while they enter, as if the tie were broken at random.
+start equals its end). One that ties with negatives rises linearly over them, as if the tie were broken at random.
 
 Shapes: `...` any leading axes (bootstrap resamples), K ramps; sums run over the last axis.
 """

@@ -1,8 +1,8 @@
-"""Area under the per-image-overlap curve (AUPIMO): how much of each defect is found while normal images stay clean?
+"""Area under the per-image-overlap curve (AUPIMO): the share of a defect that is found at few false alarms.
 
-Across, the mean over *normal images* of the false-positive rate within each, on a logarithmic axis from 1e-5 to
-1e-4: at its right end one pixel in ten thousand of a good product is a false alarm. Up, the share of the
-anomalous pixels of one image that is found. Every anomalous image has a curve, and so a score, of its own.
+The horizontal axis is the mean over *normal images* of the false-positive rate within each, on a logarithmic scale from
+1e-5 to 1e-4: at its right end one pixel in ten thousand of a good product is a false alarm. The vertical axis is the
+share of the anomalous pixels of one image that is found. Every anomalous image has its own curve, and so its own score.
 
 Between two distinct scores the curve is linear in the rate, as for AUPRO; the authors sample thresholds and join
 them linearly in the logarithm. The two agree where scores do not tie with those of normal images.
@@ -22,7 +22,7 @@ from sanflow.evaluation.metric_table import AUPIMO_RANGE
 from sanflow.evaluation.metrics.areas import log_area_between
 from sanflow.evaluation.metrics.inputs import Maps, Masks, MetricWarning, check_maps, undefined
 
-FEWEST_STEPS = 10  # distinct rates that the range must hold before the score means what it says
+FEWEST_STEPS = 10  # distinct rates in the range; with fewer the score is too coarse
 
 
 def aupimo(maps: Maps, masks: Masks, lower: float = AUPIMO_RANGE[0], upper: float = AUPIMO_RANGE[1]) -> float:
@@ -113,7 +113,7 @@ def _highest_normals(
 
     Returns:
         Scores, ascending, (K,), and the mean rate when the highest 0, 1, ..., K of them are called, (K + 1,).
-        Lower scores get a rate not below `upper`, which is all that is asked of them.
+        Lower scores get a rate not below `upper`, which is enough here.
     """
     kept, shares = [], []
     for score in normals:

@@ -1,12 +1,12 @@
-"""Area under the per-region-overlap curve (AUPRO): are defects of every size found before false alarms spread?
+"""Area under the per-region-overlap curve (AUPRO): how well defects of every size are found at few false alarms.
 
-The curve has one point per distinct score. Across, the false-positive rate over all pixels that are not
-anomalous, in normal and anomalous images alike. Up, the mean over all connected regions of the share of each
-that is found, so that a small defect weighs as much as a large one. The area is taken up to a limit of the
+The curve has one point per distinct score. The horizontal axis is the false-positive rate over all pixels that are not
+anomalous, in normal and anomalous images alike. The vertical axis is the mean over all connected regions of the share
+of each that is found, so that a small defect has the same weight as a large one. The area is taken up to a limit of the
 false-positive rate, with linear interpolation there, and divided by it.
 
-It is computed without thresholds: each anomalous pixel lifts the curve by its share of its region at the
-false-positive rate where its score stands among the negatives, so the area is one sum over anomalous pixels.
+It is computed without sampled thresholds: each anomalous pixel raises the curve by its share of its region, at the rate
+of normal pixels that score higher. So the area is one sum over anomalous pixels.
 
 Source:
     The MVTec Anomaly Detection Dataset (Bergmann et al., 2021), section 5.2
@@ -51,7 +51,7 @@ def aupro(maps: Maps, masks: Masks, limit: float = AUPRO_LIMIT) -> float:
 def aupro_curve(maps: Maps, masks: Masks, limit: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute every corner of the per-region-overlap curve, up to a false-positive rate.
 
-    Corners where nothing but the false-positive rate moves are left out: straight lines between the returned
+    Corners at which only the false-positive rate changes are left out: straight lines between the returned
     points are the whole curve, so the trapezoid rule over them divided by the limit is `aupro`.
 
     Arguments:

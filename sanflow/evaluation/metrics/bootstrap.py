@@ -1,13 +1,13 @@
-"""How far would a metric move on another test set of this size? Bootstrap intervals over images.
+"""Bootstrap intervals over images: how much a metric may differ on another test set of this size.
 
-Images are drawn, not pixels: the pixels of one image are no independent evidence. Normal and anomalous images
+Images are drawn, not pixels, because the pixels of one image are not independent. Normal and anomalous images
 are drawn separately, so each resample has as many of either as the test set.
 
-No resample sorts anything. For each image, the pixels at or above each of K fixed levels are counted once; the
+Nothing is sorted for a resample. For each image, the pixels at or above each of K fixed levels are counted once; the
 curve of a resample is then the sum of its images' counts, a product of matrices. For image scores the levels are
 all distinct scores and the result is exact. For pixels they are a few thousand quantiles of the scores, dense
-where each metric looks (`_levels`), with straight lines between them. How far this moves the metric of the whole
-set from its exact value is returned as `resolution`, and the interval is shifted by it.
+in the range of each metric (`_levels`), with straight lines between them. The error that this causes in the metric of
+the whole set is returned as `resolution`, and the interval is shifted by it.
 
 Shapes: N images, K levels (descending), B resamples.
 """
@@ -58,7 +58,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Counts:
-    """What each image has at or above each level: counts per image, summed over images by the resamples' weights."""
+    """Counts of each image's pixels at or above each level, to be summed over images with the resamples' weights."""
 
     positives_NK: Float
     negatives_NK: Float
@@ -154,7 +154,7 @@ def _intervals(
     if not defined:
         return intervals
     weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed))
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a metric needs a class that there is none of
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a class that the metric needs is missing
         whole = _measured(formulas, Resampled(counts, np.ones((1, is_anomalous.size))))
         parts = [_measured(formulas, Resampled(counts, weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
     tail = 50.0 * (1.0 - confidence)

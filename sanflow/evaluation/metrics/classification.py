@@ -1,4 +1,4 @@
-"""How well do scores separate anomalous from normal? AUROC, average precision and the best F1, exact with ties.
+"""AUROC, average precision and the best F1: how well scores separate anomalous from normal, exact with ties.
 
 A score is higher for more anomalous, everywhere in this package. No thresholds are sampled and no sigmoid is
 applied, so each value depends on the order of the scores only. A set that lacks a class has no value: NaN, with
@@ -159,7 +159,7 @@ def ranked_auroc(ranking: Ranking) -> float:
 
 
 def ranked_average_precision(ranking: Ranking) -> float:
-    """Average precision of a ranking."""
+    """Compute the average precision of a ranking."""
     if ranking.missing:
         return undefined("average precision", ranking.missing)
     hits = np.cumsum(ranking.positives)
@@ -170,7 +170,7 @@ def ranked_average_precision(ranking: Ranking) -> float:
 def ranked_f1_max(ranking: Ranking) -> tuple[float, float]:
     """Find the best F1 of a ranking and the highest threshold that reaches it.
 
-    Only scores of positives need be tried: between two of them a lower threshold adds false alarms alone.
+    Only scores of positives need to be tried: between two of them a lower threshold adds only false alarms.
     """
     if ranking.missing:
         return undefined("F1-max", ranking.missing), float("nan")

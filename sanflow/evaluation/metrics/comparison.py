@@ -1,8 +1,8 @@
-"""Is one experiment better than another? Means over seeds, and paired comparison over categories.
+"""Compare two experiments: means over seeds, and paired comparison over categories.
 
 Categories differ in difficulty far more than experiments do, so two experiments are compared by their difference
-within each category; n is the number of pairs and is always part of the answer. What pairs them is the caller's
-choice: categories, or the seeds of one category.
+within each category; n is the number of pairs and is always returned. The caller chooses what is paired:
+categories, or the seeds of one category.
 """
 
 import math
@@ -71,8 +71,8 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare two experiments by one metric over the categories (or seeds) they share.
 
-    The t interval speaks of the mean difference; the two tests without a normal distribution beside it say whether
-    a few pairs carry it. With n pairs the sign test cannot fall below 2 ** (1 - n).
+    The t interval is for the mean difference. The two tests that assume no normal distribution show whether the
+    difference comes from a few pairs only. With n pairs the p-value of the sign test is at least 2 ** (1 - n).
 
     Arguments:
         first: Metric of the reference experiment, by category (take the mean over seeds first), or by seed.

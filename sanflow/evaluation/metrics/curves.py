@@ -109,8 +109,8 @@ def simplify(x: Values, y: Values, max_points: int = 1000) -> Curve:
     """Thin a polyline to at most `max_points` points, of the same look and area.
 
     Points are spread evenly along the line by interpolation. A chord between two of them cuts corners, which would
-    change the area; each inner point is therefore raised by its half of the area that the chords beside it miss. This
-    moves it by less than the line strays from its chords, and leaves the whole area as it was up to rounding, except
+    change the area; each inner point is therefore raised by half of the area that the chords on both sides miss. This
+    moves a point by less than the distance between line and chords, and keeps the whole area up to rounding, except
     where an ordinate would leave [0, 1].
 
     Arguments:
@@ -137,10 +137,10 @@ def simplify(x: Values, y: Values, max_points: int = 1000) -> Curve:
     area = np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2.0)])
     area = area[before] + (thin_x - x[before]) * (thin_y + y[before]) / 2.0
     missing = np.diff(area) - np.diff(thin_x) * (thin_y[1:] + thin_y[:-1]) / 2.0
-    missing[[0, -1]] *= 2.0  # the ends stay where they are, so their neighbours take all of it
+    missing[[0, -1]] *= 2.0  # the ends do not move, so their neighbours correct all of the area
     width = thin_x[2:] - thin_x[:-2]
     raised = np.divide(missing[1:] + missing[:-1], width, out=np.zeros_like(width), where=width > 0.0)
     thin_y[1:-1] = np.clip(thin_y[1:-1] + raised, 0.0, 1.0)
     if np.all(np.diff(y) >= 0.0):
-        thin_y[1:-1].sort()  # a curve that never falls shall not begin to
+        thin_y[1:-1].sort()  # the correction may make a rising curve fall
     return thin_x, thin_y

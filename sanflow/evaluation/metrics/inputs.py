@@ -1,4 +1,4 @@
-"""What may go into a metric: finite scores and matching labels or masks, checked before any counting.
+"""Check the inputs of a metric: finite scores and matching labels or masks.
 
 Every message says what was expected, what was found and, where there is one, the remedy.
 """
@@ -14,7 +14,7 @@ Masks = NDArray[np.bool_] | NDArray[np.integer] | Sequence[NDArray[np.bool_]]
 
 
 class MetricWarning(UserWarning):
-    """A metric is undefined (and returned as NaN) or coarser than its definition asks for."""
+    """A metric is undefined (and returned as NaN) or coarser than its definition requires."""
 
 
 def undefined(metric: str, missing: str) -> float:
@@ -45,7 +45,7 @@ def as_scores(scores: ArrayLike, where: str = "") -> NDArray[np.floating]:
         bad = array.size - int(np.count_nonzero(finite))
         raise ValueError(
             f"Expected finite scores, but got {bad} of {array.size} that are NaN or infinite{where}; "
-            "look for a diverged training or an overflow, scores are never repaired here."
+            "look for a diverged training or an overflow; scores are never corrected here."
         )
     return array
 
@@ -79,7 +79,7 @@ def as_mask(mask: ArrayLike, where: str = "") -> NDArray[np.bool_]:
     if array.dtype.kind not in "iu":
         raise ValueError(
             f"Expected a mask of booleans or integers, but got dtype {array.dtype}{where}; "
-            "threshold it first, so that it is plain which pixels are anomalous."
+            "threshold it first, so that it is clear which pixels are anomalous."
         )
     return array != 0
 

@@ -1,7 +1,7 @@
-"""Where each positive stands among the negatives: the one sort that every ranking metric here is read from.
+"""Rank each positive among the negatives: one sort, from which every ranking metric is computed.
 
-Only the negatives are sorted as a whole; the positives, far fewer in a test set, look up their place. Counts
-are exact integers and ties stay ties, so metrics depend on the order of the scores only.
+Only the negatives are all sorted; the place of each positive, of which a test set has far fewer, is looked up. Counts
+are exact integers and ties are kept, so metrics depend on the order of the scores only.
 
 Shapes: G distinct scores of positives, in descending order.
 """
@@ -87,7 +87,7 @@ def rank(
 
     Arguments:
         positives: Their scores, (P,).
-        negatives: Their scores, (N,); sorted in place, so pass an array that nobody else needs.
+        negatives: Their scores, (N,); sorted in place, so pass an array that is not used elsewhere.
         weights: Share of each positive in the mean region overlap, (P,).
         n_positives: Number of all positives, where `positives` holds only the highest ones.
         n_negatives: Number of all negatives, where `negatives` holds only the highest ones.
@@ -148,8 +148,8 @@ def rank_pixels(maps: Maps, masks: Masks, limit: float | None = None) -> Ranking
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays of any sizes; higher is more anomalous.
         masks: True (or not 0) where anomalous; same shapes.
-        limit: False-positive rate above which nothing will be asked. Only the highest scores are then sorted and
-            kept; counts within the limit stay exact, those beyond it are only known to lie beyond it.
+        limit: Largest false-positive rate that is needed. Only the highest scores are then sorted and
+            kept; counts within the limit are exact, those beyond it are only known to be beyond it.
 
     Raises:
         ValueError: If scores are not finite or shapes differ.

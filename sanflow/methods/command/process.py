@@ -109,7 +109,7 @@ def _copy(output: IO[bytes], last: _Tail) -> None:
 
 
 def _memory(pid: int) -> int:
-    """Resident bytes of a process and its descendants together; 0 where it has just ended."""
+    """Measure the resident bytes of a process and its descendants together; 0 if it has just ended."""
     total = 0
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)

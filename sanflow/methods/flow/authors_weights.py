@@ -1,4 +1,4 @@
-"""The authors' weights: one visible map from their names to ours, and the import of one of their checkpoints.
+"""Import a checkpoint of the authors, by an explicit map from their names to ours.
 
 Their file holds `encoder_state_dict`, a list `decoder_state_dict` with one flow per scale, and `variance`, the
 statistics network. Their names appear in this file only.
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ENCODER, FLOWS, STATISTICS = "encoder_state_dict", "decoder_state_dict", "variance"
 
-# One coupling block: theirs -> ours. Two names on the right: the columns of the subnet's first layer are split.
+# One coupling block: theirs -> ours. Two names on the right mean that the columns of the first layer are split.
 BLOCK_KEYS: dict[str, tuple[str, ...]] = {
     "global_scale": ("global_scale",),
     "global_offset": ("global_offset",),
@@ -64,8 +64,8 @@ class Imported:
     Arguments:
         model: The flows and the statistics network, in eval mode.
         encoder: The encoder of their file, or the equal pretrained one.
-        encoder_state: Their encoder's tensors if the pretrained ones are not at hand or differ; else None.
-        report: What was read and what was not, JSON values.
+        encoder_state: Their encoder's tensors if the pretrained ones are not found or differ; else None.
+        report: The parts that were read and those that were not, JSON values.
     """
 
     model: AnomalyFlow
@@ -75,7 +75,7 @@ class Imported:
 
 
 def fit(job: FitJob) -> None:
-    """Import the authors' file of a category in place of training: method `official`.
+    """Import the authors' file of a category instead of training: method `official`.
 
     The constants that calibrate the scores are measured on the training images.
 
@@ -195,7 +195,7 @@ def _import_encoder(
 
 
 def _require_experiment(experiment: OfficialExperiment, flows: list[dict[str, Tensor]]) -> None:
-    """Compare the architecture that the flows' names and shapes tell with the experiment's."""
+    """Compare the architecture that the flows' names and shapes show with the experiment's."""
     first_condition = OUR_BLOCK.format(block=0, name="subnet.condition_weight")
     mixings = {key.rsplit(".", 1)[1] for flow in flows for key in flow if ".mixing." in key}
     _require_equal(

@@ -1,4 +1,4 @@
-"""BatchNorm whose sums do not lose digits in a processor's channels-last layout.
+"""BatchNorm whose sums are exact enough on a CPU in the channels-last layout.
 
 torch's own kernel adds up all pixels of a channel one after the other there: over four images of 256 x 256 its output
 is off by 1e-3 in fp32, where a sum in parts is off by 1e-7.
@@ -21,7 +21,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Normalise each channel, in training by this batch, in evaluation by the running statistics."""
-        # A GPU's kernel adds up in parts, and bf16 rounds coarser than what is lost here.
+        # A GPU's kernel sums in parts, and the rounding of bf16 is larger than this error.
         if not self.training or features_BCHW.is_cuda or features_BCHW.dtype == torch.bfloat16:
             return super().forward(features_BCHW)
         normalised_BCHW, mean_C, var_C = _Normalise.apply(features_BCHW, self.weight, self.bias, self.eps)
@@ -35,7 +35,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Features to (x - mean) / sqrt(var + eps) * weight + bias, the mean and the biased variance of the batch."""
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the mean and the biased variance of the batch."""
 
     @staticmethod
     def forward(

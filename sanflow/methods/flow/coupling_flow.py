@@ -1,7 +1,7 @@
-r"""The conditional normalizing flow of one scale: feature vectors and where they lie, to latent vectors.
+r"""The conditional normalizing flow of one scale: it maps feature vectors with their positions to latent vectors.
 
-`ConditionalFlow` is FrEIA's `SequenceINN` with a block of our own, `CouplingBlock`, which computes what FrEIA 0.2's
-`AllInOneBlock` computes (whichever FrEIA is installed), with its permutation as an index instead of a dense matrix.
+`ConditionalFlow` is FrEIA's `SequenceINN` with our own block, `CouplingBlock`. It computes the same as FrEIA 0.2's
+`AllInOneBlock` (whichever FrEIA is installed), with its permutation as an index instead of a dense matrix.
 
 Shapes: N locations (all grid cells of a batch, images first), M positions that N is a multiple of (the cells of one
 image, or N itself), C channels of the features, P of the position code, D = C - C // 2 + P inputs of the subnet.
@@ -36,7 +36,7 @@ def position_code(channels: int, height: int, width: int, device: torch.device |
         channels: P, divisible by 4.
         height: Rows of the grid.
         width: Columns of the grid.
-        device: Where the code shall lie.
+        device: Device of the code.
 
     Returns:
         Code of shape (P, height, width) in [-1, 1], float32.
@@ -191,7 +191,7 @@ class CouplingBlock(InvertibleModule):
         if rev:
             x_NC = (self.mixing.inverse(x_NC) - self.global_offset) / scale_C
         x1, x2 = x_NC.split(self.splits, dim=1)
-        # Only the subnet runs in autocast's half precision; the likelihood keeps the features' own.
+        # Only the subnet runs in autocast's half precision; the likelihood keeps the features' precision.
         coefficients = COUPLING_SCALE * self.subnet(x1, c[0]).to(x_NC.dtype)
         s, t = coefficients.chunk(2, dim=1)
         s = CLAMP * s.tanh()
@@ -210,7 +210,7 @@ class Subnet(nn.Module):
     """Linear(D, 2 D) - ReLU - Linear(2 D, outputs) on the features' first part and the condition.
 
     The first layer is W_x x + W_p p: since p is the same for every image, W_p p is computed once for the M positions
-    and added to every image, which spares most of that layer's work.
+    and added to every image, which saves most of that layer's work.
     """
 
     def __init__(self, channels: int, condition_channels: int, outputs: int, generator: torch.Generator | None) -> None:

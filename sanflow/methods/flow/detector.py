@@ -1,4 +1,4 @@
-"""The trained flows as a detector: from bytes to log-probabilities per scale, in one pass.
+"""The trained flows as a detector: from uint8 images to log-probabilities per scale.
 
 Shapes: B images of N, C channels, H x W pixels, h x w cells of a scale's grid.
 """

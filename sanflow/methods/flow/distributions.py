@@ -1,6 +1,6 @@
-r"""How likely is a latent vector? The base's densities, their prior and the variance they stand for.
+r"""The base's log densities of latent vectors, the prior, and the variance.
 
-A base answers four questions of the same name, so that the paper and its baseline differ in one object:
+Both bases have the same methods, so that the paper and its baseline differ in one object:
 `InverseGamma` (the variance is predicted for each location) or `UnitVariance` (it is 1 everywhere).
 
 Shapes: B images, H x W pixels or grid cells, N locations (all cells of a batch), C channels.
@@ -19,7 +19,7 @@ from torch import Tensor
 K = -0.5 * math.log(2 * math.pi)
 
 LOG_ALPHA_RANGE = (math.log(1e-8), math.log(1e4))
-# D3: without a bound a runaway beta overflows float32 and every number becomes NaN.
+# D3: without a bound a growing beta overflows float32 and every number becomes NaN.
 LOG_BETA_RANGE = (math.log(1e-8), math.log(1e8))
 LARGEST_VARIANCE = 5.0
 
@@ -28,7 +28,7 @@ PRIOR_ALPHA, PRIOR_BETA = 59.5, 6.05
 
 
 class Base(Protocol):
-    """What the training objective and the scores ask of a base; every answer is per location."""
+    """The base as the training objective and the scores use it; every result is per location."""
 
     def at_grid(self, height: int, width: int) -> "Base":
         """Return the base at the cells of a coarser grid, by torch's nearest interpolation."""

@@ -17,7 +17,7 @@ Terms = dict[str, Tensor]
 def two_class_loss(normal_log_prob_N: Tensor, abnormal_log_prob_N: Tensor, abnormal_N: Tensor) -> Tensor:
     r"""Compute the mean cross entropy of telling normal from abnormal locations by the two bases, a scalar.
 
-    D2: the softmax's output goes into a cross entropy that takes its own softmax, as released; so the loss lies
+    D2: the softmax's output goes into a cross entropy that applies a softmax again, as released; so the loss is
     between 0.31 and 1.31. With two classes that is softplus(1 - 2 q) at abnormal locations and softplus(2 q - 1) at
     normal ones, where q = sigmoid(log p_abnormal - log p_normal).
 

@@ -31,7 +31,7 @@ class AnomalyFlow(nn.Module):
         coupling_blocks: Blocks of each flow.
         permutation: Mixing of the channels after each block, "index" or "rotation".
         base: "predicted" by a statistics network (SANFlow) or "fixed" to N(0, I) (CFLOW-AD).
-        abnormal_mean: Mean, in every channel, of the base that synthetic anomalies are sent to.
+        abnormal_mean: Mean, in every channel, of the base that synthetic anomalies are mapped to.
         seed: Of all initial weights and permutations; the global generator is neither read nor moved. None: draw none,
             because a state will be loaded.
 

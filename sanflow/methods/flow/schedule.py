@@ -32,8 +32,8 @@ def learning_rate(
         The learning rate, > 0.
 
     Raises:
-        ValueError: If the warm-up would take more than half of the training: with two epochs of warm-up in two, the
-            rate would never leave the bottom.
+        ValueError: If the warm-up would take more than half of the training: if all epochs were warm-up, the rate
+            would always be low.
 
     Example:
         >>> settings = dict(epochs=20, batches_per_epoch=12, base_lr=5e-4)

@@ -60,7 +60,7 @@ class TrainedFlowExperiment(FlowExperiment):
         if self.warmup_epochs > self.epochs / 2:
             raise ValueError(
                 f"expected `warmup_epochs` to be at most half of `epochs` ({self.epochs}), "
-                f"but got {self.warmup_epochs}: the warm-up would take up the schedule"
+                f"but got {self.warmup_epochs}: the warm-up would be most of the schedule"
             )
         return self
 
@@ -135,7 +135,7 @@ class CflowExperiment(TrainedFlowExperiment):
 
 
 class OfficialExperiment(FlowExperiment):
-    """SANFlow with the authors' own weights, imported in place of training."""
+    """SANFlow with the authors' own weights, imported instead of trained."""
 
     method: Literal["official"]
     official_weights: ExpandedPath

@@ -1,4 +1,4 @@
-"""The statistics network: from an image, the distribution of the base's variance at every pixel.
+"""The statistics network: it predicts from an image the distribution of the base's variance at every pixel.
 
 Shapes: B images of 3 channels, H x W pixels, 64 hidden channels.
 """
@@ -55,7 +55,7 @@ class StatisticsNetwork(nn.Module):
         hidden = first
         for convolution, norm in zip(self.hidden, self.norms, strict=True):
             hidden = F.relu(norm(convolution(hidden)), inplace=True)
-        # Logarithms with 8 bits would step by percents: the last layer keeps full precision under autocast.
+        # With 8 bits, neighbouring logarithms differ by percents: the last layer keeps full precision under autocast.
         with autocast("fp32", images_B3HW.device):
             last_in = (hidden + first).to(self.last.weight.dtype)
             log_alpha, log_beta = F.conv2d(last_in, self.last.weight, stride=stride, padding=1).unbind(dim=1)
@@ -63,7 +63,7 @@ class StatisticsNetwork(nn.Module):
 
 
 class FixedBase(nn.Module):
-    """The base that looks at no image: N(0, I) everywhere."""
+    """The base that does not depend on the image: N(0, I) everywhere."""
 
     def forward(self, images_B3HW: Tensor, stride: tuple[int, int] = (1, 1)) -> UnitVariance:
         """Return the same base for every image."""

@@ -1,8 +1,8 @@
-"""Synthetic anomalies: normal images with a foreign rectangle, a foreign disc or a scar of their own, drawn on the fly.
+"""Synthetic anomalies, drawn on the fly: normal images with a rectangle or disc of another image, or a moved patch.
 
-The few random numbers of a batch are drawn on the host from a generator of their own (`draw`), all pixels are painted
-in batches on the device (`paint`). So nothing waits for the device, and a drawing depends on its seed alone: not on
-the device, nor on what was drawn before.
+The few random numbers of a batch are drawn on the host from a separate generator (`draw`); all pixels are painted
+in batches on the device (`paint`). So nothing waits for the device, and a drawing depends on its seed only, not on
+the device or on earlier drawings.
 
 Shapes: B images, n of them of one kind, C = 3 channels, H x W pixels, G x G the grid of masks, P x Q the largest scar.
 """

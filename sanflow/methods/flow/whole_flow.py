@@ -1,7 +1,7 @@
 r"""Compute a whole flow and its gradient in few operations; for small sets of locations.
 
-A chunk of 64 locations is so little work that calls cost about as much as arithmetic. The formulas are those of
-`CouplingBlock`, the gradients are written by hand; a test compares both with autograd.
+For a chunk of 64 locations, calls take about as much time as arithmetic. The formulas are those of
+`CouplingBlock`; the gradients are written by hand. A test compares both with autograd.
 
 Shapes: L blocks, N locations, C channels, P of the position code, H hidden units of a subnet; a block's channels are
 split into C1 and C2.

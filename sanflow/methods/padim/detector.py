@@ -56,7 +56,7 @@ class PadimDetector:
 
     Arguments:
         checkpoint: Of a fit.
-        device: Where it shall be.
+        device: Its device.
     """
 
     kind: Kind = "anomaly_map"

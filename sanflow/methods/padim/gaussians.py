@@ -2,7 +2,7 @@ r"""A Gaussian for every position of a grid, fitted to the features of normal im
 
 An image's distance at position p is Mahalanobis', \sqrt{(x - \mu_p)^T \Sigma_p^{-1} (x - \mu_p)}, with the covariance
 \Sigma_p of the training features plus 0.01 I. With the Cholesky factor \Sigma = L L^T it is the length of
-L^{-1} (x - \mu); L^{-1} is what is kept, its lower triangle packed row by row.
+L^{-1} (x - \mu); only L^{-1} is kept, its lower triangle packed row by row.
 
 Shapes: P positions, B images of a batch, D dimensions, K = D (D + 1) / 2 entries of a lower triangle, Q positions that
 are worked on at once.

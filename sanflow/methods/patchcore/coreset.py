@@ -1,15 +1,15 @@
 r"""Choose a small subset of points that covers all of them: greedy k-center.
 
 Each pick is the point farthest from the picks before it, argmax_i min_j ||x_i - c_j||. The plain algorithm passes over
-all points once per pick. Here a pass serves many picks, which are still the same picks:
+all points once per pick. Here one pass is enough for many picks, and the picks are the same:
 
 1. Of all points take the candidates: those with the largest distances d_i. Every other point has d_i <= T.
 2. Pick among the candidates alone, and update their distances, as long as the largest is at least T. Distances only
    shrink, so no other point can be the farthest meanwhile.
 3. Update the distances of all points to the new picks with matrix products.
 
-Step 3 computes in float32 and finds the points that a new pick may have come nearer to, rounding errors allowed for.
-Only their distances are computed again, in float64; so all distances are those of float64.
+Step 3 computes in float32 and finds the points whose distance may have become smaller, with a margin for rounding.
+Only their distances are computed again, in float64; so all distances are in float64.
 
 Shapes: N points, D dimensions, C channels, K new picks.
 
@@ -111,7 +111,7 @@ class _Points:
             exact = torch.addmm(squares_K1, picks_KD, block_BD[nearer].T).amin(0) + squares_B[nearer]
             nearer += first
             self.distances_N[nearer] = torch.minimum(self.distances_N[nearer], exact.clamp_(min=0))
-        # Below any distance, so that no point is picked twice, whatever its twins.
+        # Below any distance, so that no point is picked twice, even if others are equal to it.
         self.distances_N[new_K] = -1
 
     def farthest(self, most: int) -> list[int]:

@@ -50,8 +50,8 @@ def fit(job: FitJob) -> None:
         count = max(1, round(job.experiment.coreset_fraction * len(patches_ND)))
         if job.experiment.image_score == "reweighted" and count < job.experiment.neighbours:
             raise DataError(
-                f"Expected a memory bank of at least {job.experiment.neighbours} patches, because `neighbours` looks "
-                f"at so many, but {len(images_NHW3)} training images give {count}. Add normal images, raise "
+                f"Expected a memory bank of at least {job.experiment.neighbours} patches, because `neighbours` needs "
+                f"so many, but {len(images_NHW3)} training images give {count}. Add normal images, raise "
                 "`coreset_fraction` or lower `neighbours`."
             )
         with cost.phase("coreset"):
@@ -129,7 +129,7 @@ class PatchcoreDetector:
 
     Arguments:
         checkpoint: Of a fit.
-        device: Where it shall be.
+        device: Its device.
     """
 
     kind: Kind = "anomaly_map"

@@ -28,7 +28,7 @@ class PatchcoreExperiment(DistanceExperiment):
     """`max`: the largest distance of a patch. `reweighted`: the same, less where normal patches are rare too
     (equation 7 of the paper)."""
     neighbours: int = Field(9, ge=2)
-    """Patches of the memory bank around the nearest one that `reweighted` looks at."""
+    """Patches of the memory bank around the nearest one that `reweighted` uses."""
 
     resnet_taps: ClassVar[tuple[str, ...]] = ("layer2", "layer3")
 

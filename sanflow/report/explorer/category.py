@@ -1,4 +1,4 @@
-"""The files of one category: its images, its maps and outlines, and the numbers by which the page sorts and counts.
+"""Write the files of one category: images, maps, outlines, and the numbers by which the page sorts and counts.
 
 Runs are read one after another, and images are decoded once, a few at a time, so that memory does not grow with the
 number of images: what is kept of a run are its maps at 8 bits.
@@ -39,7 +39,7 @@ CHUNK = 16  # images whose maps are made at once
 
 @dataclasses.dataclass(frozen=True)
 class RunPictures:
-    """What the page shows of one run.
+    """The data of one run that the page shows.
 
     Arguments:
         levels_NHW: uint8 maps on the common colour scale.

@@ -2,7 +2,7 @@
 
 A pixel's colour says how rare its score is: the share of all test pixels of the category, in maps of the same
 experiment and seed, that score at least as high. The scale is logarithmic, from 1 in 1 to 1 in 10,000. So each
-experiment colours equally many pixels in each colour, and maps of different experiments differ only in where these are.
+experiment has the same number of pixels of each colour; maps of different experiments differ only in their places.
 
 Shapes: H x W a map, n sampled pixels.
 """

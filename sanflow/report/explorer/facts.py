@@ -1,4 +1,4 @@
-"""What the top of the explorer says: what was run, the headline table, what is missing, how to cite."""
+"""Collect the top of the explorer: what was run, the headline table, missing runs, how to cite."""
 
 import datetime
 import html

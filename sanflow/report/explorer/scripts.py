@@ -1,16 +1,16 @@
-"""Data as JavaScript files: a page that is opened from the disk may load scripts, but may not read other files."""
+"""Write data as JavaScript files, because a page that is opened from the disk may load scripts but no other files."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-# JSON is JavaScript but for these: `<` could end a script element or begin a comment of HTML, and the two separators
+# JSON is JavaScript except for these: `<` could end a script element or begin a comment of HTML, and the two separators
 # end a line in older JavaScript.
 ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def write_script(path: Path, name: str, value: Any) -> None:
-    """Write a script that hands `value` to the page under `name`.
+    """Write a script that passes `value` to the page under `name`.
 
     Arguments:
         path: The file.

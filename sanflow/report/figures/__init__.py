@@ -1,4 +1,4 @@
-"""Figures: the files of runs in, PDF and PNG out. One file a figure, which reads what it shows and draws it."""
+"""Draw figures of runs as PDF and PNG. Each figure has a file here, which reads its data and draws it."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from sanflow.report.figures.style import Width, save, styled
 from sanflow.report.names import CATEGORY_FIGURES, FIGURE_FORMATS, FIGURE_METRICS, FIGURES
 from sanflow.report.runs import Run, in_order, read_runs
 
-# Name -> what draws it; a test compares the names with those of `names`.
+# Name -> function that draws it; a test compares the names with those of `names`.
 PER_CATEGORY: dict[str, Callable[[Sequence[Run], Index], Figure]] = {
     "contact_sheet": contact_sheet.draw,
     "variance": variance.draw,

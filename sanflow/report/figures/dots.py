@@ -1,4 +1,4 @@
-"""One metric as rows of dots: a row per category, a dot per method; measured and published ones in panels apart."""
+"""Draw one metric as rows of dots: a row per category, a dot per method; published values in a separate panel."""
 
 import dataclasses
 import math
@@ -81,7 +81,7 @@ def _group(summary: Summary, dataset: str, metric: str) -> Group:
         for column in best_columns(dataset, metric)
     }
     rows = [*map(plain, categories), MEAN]
-    if len(categories) == 1:  # its mean is itself
+    if len(categories) == 1:  # the mean would be the same
         rows = rows[:1]
     return Group(plain(dataset), rows, measured, published)
 

@@ -1,4 +1,4 @@
-"""What several figures read: the run of each experiment that is shown, its files, the images to show."""
+"""Read the inputs of figures: the run of each experiment that is shown, its files, the images to show."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""t-SNE of latent vectors: does the flow send anomalous locations elsewhere than normal ones?"""
+"""Draw a t-SNE of latent vectors: it shows whether the flow separates anomalous locations from normal ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -88,6 +88,6 @@ def embed(latents_MC: np.ndarray, labels_M: np.ndarray) -> tuple[np.ndarray, np.
     if len(values) < 3:
         return np.zeros((len(values), 2), np.float32), labels_M[chosen]
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, max_iter=500, n_jobs=1)
-    # One thread: so few points are slower with more, much slower where other jobs want the processors.
+    # One thread: with so few points more threads are slower, and much slower if other jobs use the processors.
     with threadpool_limits(1):
         return tsne.fit_transform(values), labels_M[chosen]

@@ -1,4 +1,4 @@
-"""Which test images a contact sheet shows, the same for each experiment: chosen by rule, not by eye."""
+"""Choose the test images of a contact sheet by a rule, the same for each experiment."""
 
 from collections.abc import Sequence
 

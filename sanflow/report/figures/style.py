@@ -1,7 +1,7 @@
-"""How figures look: legible in print and to colour-blind readers, the same for the same experiment everywhere.
+"""The style of figures: legible in print and for colour-blind readers, the same for one experiment in all figures.
 
-Colours are those of Okabe and Ito (2008); experiments differ in line style and marker too, so that grey print tells
-them apart. Figures are made without pyplot: nothing global is set, and no window is opened.
+Colours are those of Okabe and Ito (2008). Experiments differ in line style and marker too, so that they can be
+distinguished in grey print. Figures are made without pyplot: nothing global is set, and no window is opened.
 """
 
 import os
@@ -129,7 +129,7 @@ def save(figure: Figure, outputs: Iterable[str | os.PathLike[str]]) -> list[Path
     """
     files = [Path(output) for output in outputs]
     use_fonts_that_have_the_letters(figure)
-    # The layout is worked out once, not once per format.
+    # The layout is computed once, not once per format.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for file in files:

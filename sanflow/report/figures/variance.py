@@ -1,7 +1,7 @@
 """The variance that the statistics network predicts for normal features, beside the image.
 
-extras.npz has it at the pixels that the score grids read. The network is trained at these alone; what it predicts
-elsewhere, such as at the right and lower border, means nothing and is not shown.
+extras.npz has it at the pixels that the score grids read. The network is trained at these pixels only; its predictions
+elsewhere, such as at the right and lower border, have no meaning and are not shown.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Tables: metrics.json files in, CSV, Markdown, LaTeX and HTML out; published numbers beside ours."""
+"""Make tables from metrics.json files as CSV, Markdown, LaTeX and HTML, with published numbers beside ours."""
 
 import dataclasses
 import os

@@ -1,7 +1,7 @@
-"""What a table is: sections of rows of cells, with notes below; and how a number is written in a cell.
+"""Tables as values: sections of rows of cells, with notes below; and the format of numbers in cells.
 
-Cells hold text that is ready to print and say what they are, so that every format marks the same cells: the best
-measured one of its row, and published ones, which are never mixed up with measured ones.
+Cells hold text that is ready to print. They also say whether they are the best measured one of their row, or
+published, so that every format marks the same cells.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import pandas as pd
 MISSING, NOT_DEFINED = "–", "n/a"
 PUBLISHED_MARK, ORACLE_MARK = "†", "◊"
 PUBLISHED_NOTE = (
-    f"{PUBLISHED_MARK} Published, not measured here: columns in italics. Other test protocols may hold, such as the "
+    f"{PUBLISHED_MARK} Published, not measured here: columns in italics. Their test protocol may differ, such as the "
     "choice of the epoch or of the input size on the test set."
 )
 

@@ -1,4 +1,4 @@
-"""One metric, per category x experiment, beside what was published for it.
+"""Make tables of one metric: category x experiment, beside published numbers.
 
 `metric_table` shows all experiments side by side; `published_table` shows each experiment alone against the published
 numbers, with the differences. Cells and the rows of the CSV file are made from the same numbers.
@@ -34,7 +34,7 @@ CAPTION = (
     "Bold: the best experiment of the row."
 )
 ORACLE_NOTE = f"{ORACLE_MARK} Oracle epoch: chosen on the test set, an upper bound and not a result."
-PARTIAL_NOTE = "A number in brackets after a mean says over how many categories it is, where some are missing."
+PARTIAL_NOTE = "A number in brackets after a mean is the number of its categories, where some are missing."
 MEASURED, ORACLE, PUBLISHED = "measured", "oracle epoch", "published"
 COLUMNS = ["dataset", "category", "origin", "method", "value", "std", "seeds", "categories", "low", "high", "source"]
 DIFFERENCES = ["dataset", "category", "experiment", "value", "method", "published", "difference", "standing", "source"]
@@ -100,7 +100,7 @@ def metric_table(summary: Summary, metric: str) -> Table:
         for category in [*summary.categories(dataset), MEAN]:
             cells = [column.cell(category) for column in measured]
             values = [column.numbers.get(category, {}).get("value") for column in measured]
-            if category == MEAN:  # a mean over fewer categories is told and never the best
+            if category == MEAN:  # a mean over fewer categories is marked and never the best
                 cells = [_partial(cell, count, full) for cell, count in zip(cells, counts, strict=True)]
                 values = [value if count == full else None for value, count in zip(values, counts, strict=True)]
             name = f"mean of {full}" if category == MEAN else category
@@ -200,7 +200,7 @@ def published_table(summary: Summary, metric: str) -> Table:
                 records += [record for record in row if record["published"] is not None]
             header = ["Category", label, *(f"{column.method} {sources.mark(column)}" for column in published)]
             sections.append(Section(f"{label} on {dataset}", header, rows, footer=1))
-    nothing = ["Nothing was published for these data sets in this metric, or we know of nothing."]
+    nothing = ["No published numbers are known for these data sets in this metric."]
     return Table(
         name=f"published_{metric}",
         title=f"{METRICS[metric].title} beside published results",

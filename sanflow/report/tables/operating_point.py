@@ -1,4 +1,4 @@
-"""What held-out good parts promise of the rate of false alarms, and what the test set shows."""
+"""Compare the rate of false alarms expected from held-out good parts with that on the test set."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What choosing the epoch on the test set would have gained; shown so that nobody has to guess, never as a result."""
+"""Show how much choosing the epoch on the test set would have gained; this is not a result."""
 
 import math
 
@@ -68,7 +68,7 @@ def oracle_table(summary: Summary) -> Table:
         name="oracle_epoch",
         title="Last epoch and oracle epoch",
         caption="In percent, mean over n categories. The oracle epoch is chosen on the test set, for each metric and "
-        "category anew, among the kept epochs and the last: an upper bound, not a result.",
+        "category separately, among the kept epochs and the last: an upper bound, not a result.",
         sections=[Section("", header, rows, text_columns=2)] if rows else [],
         notes=notes,
         data=pd.DataFrame(records, columns=columns),

@@ -1,4 +1,4 @@
-"""The tables a reader looks at first: the headline metrics, and what fusion and resolution do to them."""
+"""Make the first tables: the headline metrics, and the effect of fusion and resolution on them."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Is one experiment better than another? Their differences within each category or seed, with n always printed."""
+"""Compare pairs of experiments by their differences within each category or seed; n is always printed."""
 
 import itertools
 import math
@@ -45,9 +45,9 @@ def paired_table(summary: Summary) -> Table:
     return Table(
         name="paired",
         title="Paired comparison of experiments",
-        caption="In percentage points, over the n categories that both have (mean over seeds), or, where both have but "
-        "one and the same category, over its n seeds; paired t interval and test, Wilcoxon signed-rank test, pairs won "
-        "/ tied / lost. Not corrected for the number of comparisons; with few pairs no test can say much.",
+        caption="In percentage points, over the n categories that both have (mean over seeds), or, where both have "
+        "only one category, the same, over its n seeds; paired t interval and test, Wilcoxon signed-rank test, pairs "
+        "won / tied / lost. Not corrected for the number of comparisons; with few pairs no test shows much.",
         sections=sections,
         notes=summary.notes if sections else alone,
         data=pd.DataFrame(records),
@@ -59,7 +59,7 @@ def _pairs(
 ) -> tuple[str, dict[str, float], dict[str, float]]:
     """Find what is paired, with each experiment's values: categories, or seeds if both have the same one category.
 
-    Seeds of one category say how much of a difference is chance of training; they say nothing of other categories.
+    Seeds of one category show how much of a difference comes from random training, but nothing about other categories.
     """
     reference, other = (summary.values(dataset, experiment, metric) for experiment in (first, second))
     if set(reference) == set(other) and len(reference) == 1:

@@ -1,7 +1,7 @@
-"""Write a table as CSV, Markdown, LaTeX (booktabs) and a page of HTML that opens by itself.
+"""Write a table as CSV, Markdown, LaTeX (booktabs) and a page of HTML that needs no other file.
 
 Names of data sets, categories and experiments are the user's. Each format has characters that would be executed or
-swallowed; they are written out here, so that a name is shown as it is.
+dropped; they are escaped here, so that a name is shown as it is.
 """
 
 import html
@@ -42,7 +42,7 @@ LATEX_SPECIAL = {
     "◊": r"$\diamond$",
     "Δ": r"$\Delta$",
     "·": r"$\cdot$",
-    # At the start of a row both would be taken for an argument of the line break before it.
+    # At the start of a row LaTeX would read both as an argument of the line break before it.
     "[": "{[}",
     "*": "{*}",
 }

@@ -1,4 +1,4 @@
-"""Tables of experiments by what they are: their encoder, their ablation, their cost."""
+"""Make tables of experiments by their settings: encoder, ablation, cost."""
 
 import math
 from typing import Any
@@ -73,8 +73,8 @@ def ablation_table(summary: Summary) -> Table:
         summary,
         "ablation",
         "Ablation",
-        "In percent, mean over categories. Shown is what the experiments of SANFlow's family differ in. Bold: the best "
-        "experiment of the data set.",
+        "In percent, mean over categories. Settings in which the experiments of SANFlow's family differ. Bold: the "
+        "best experiment of the data set.",
         dict.fromkeys(family, describe),
         names,
     )

@@ -1,4 +1,4 @@
-"""What is printed at the end of a benchmark: the headline table, and where to look for the rest."""
+"""Print the headline table at the end of a benchmark, and the paths of the other results."""
 
 from collections.abc import Sequence
 from pathlib import Path

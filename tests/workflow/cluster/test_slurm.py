@@ -175,7 +175,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_two_run_at_once(root, cluster, profile, t
     run = tmp_path / f"results/small/parts/{category}/tiny/seed0"
     assert json.loads((run / "train.json").read_text())["attempts"] == 2
     log = (tmp_path / f"results/small/logs/train/parts/{category}/tiny/seed0.log").read_text()
-    assert "Going on from the state saved after step" in log
+    assert "Resuming from the state saved after step" in log
 
 
 def test_a_cancelled_job_is_tried_again(root, cluster, profile, local, tmp_path):

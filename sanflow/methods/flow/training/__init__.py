@@ -1,5 +1,5 @@
-"""Training, and what it needs to survive: saved states, signals, one GPU per job, a record of what it cost.
+"""Train the flows: from an index of normal images to a checkpoint, with saved states from which a kill resumes.
 
-Role: from an index of normal images to a checkpoint. Imports nothing that sees a test image's label.
+Role: from an index of normal images to a checkpoint. Imports nothing that reads labels of test images.
 Layer: uses; depends on the model, losses, encoders, anomalies, data, checkpoints.
 """

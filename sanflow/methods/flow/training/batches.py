@@ -1,6 +1,6 @@
-"""The order of the training images and the batches of it, made ahead of the training on a thread of their own.
+"""The order of the training images and their batches, which a thread makes ahead of the training.
 
-Which images a step sees, and in which order, follows from the seed and the step alone. So a training that goes on from
+The images of a step, and their order, follow from the seed and the step alone. So a training that resumes from
 a state needs no generator's state, and batches that were made ahead and never used change nothing.
 
 Shapes: B images, H x W pixels, 3 channels last; n images that texture is taken from.

@@ -1,6 +1,6 @@
 """Keep the checkpoints of some epochs until the training is done.
 
-They are in the state's folder while the training runs, because Snakemake empties the declared one before each attempt.
+They are in the state's folder while the training runs, because Snakemake empties the output folder before each attempt.
 """
 
 import os

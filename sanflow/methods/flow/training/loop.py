@@ -1,6 +1,6 @@
 """Train the flows of one category with one seed; `_Training.run` reads from top to bottom.
 
-A training that was stopped, in whatever way, resumes from its last state and ends with the same weights, bit for bit on
+A training that was stopped for any reason resumes from its last state and ends with the same weights, bit for bit on
 one machine with one number of threads.
 
 Shapes: B images, H x W pixels.
@@ -42,7 +42,7 @@ def fit(job: FitJob) -> None:
 
     Raises:
         ConfigError: If there are fewer training images than a batch holds.
-        TrainingError: If step after step has a loss or gradient that is not finite.
+        TrainingError: If the loss or gradient is not finite in many steps in a row.
         SystemExit: After a signal, once the state is saved.
     """
     device = choose_device(job.device)
@@ -51,7 +51,7 @@ def fit(job: FitJob) -> None:
 
 
 class _Training:
-    """One training: its state, and what is done with it."""
+    """One training and its state."""
 
     def __init__(self, job: FitJob, device: torch.device) -> None:
         self.job, self.device = job, device
@@ -115,10 +115,10 @@ class _Training:
         self.step, self.history = state["step"], state["history"]
 
     def _save(self, *, wait: bool = False) -> bool:
-        """Save what the next attempt needs; random numbers follow from seed and step, so they are not saved.
+        """Save what the next attempt needs; states of random generators are not needed.
 
         Returns:
-            False in the middle of skipped steps: then the last good state stays.
+            False among skipped steps: then the last good state is kept.
         """
         parts = self.parts
         if bool(parts.guard.consecutive):
@@ -186,7 +186,7 @@ class _Training:
                 f"Expected a finite loss and gradient, but the last {consecutive} batches of {self.job.name} on "
                 f"{index.dataset}/{index.category} had updates with none, which were skipped. "
                 "The state before them is kept. "
-                "Set `learning_rate` lower or `gradient_clip` (1.0, say), or check the encoder's features."
+                "Set `learning_rate` lower or `gradient_clip` (such as 1.0), or check the encoder's features."
             )
 
     def _finish(self) -> None:

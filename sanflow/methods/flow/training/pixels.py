@@ -1,4 +1,4 @@
-"""From bytes to what the encoder sees: on the device, in batches, nothing waits.
+"""Prepare uint8 images for the encoder: on the device, in batches, without waiting.
 
 Shapes: B images, H x W pixels, 3 channels.
 """

@@ -1,8 +1,8 @@
-"""The state of a training on disk, so that one killed at any moment goes on where its last save was.
+"""The state of a training on disk, from which a training that was killed at any moment resumes.
 
-A state file is named `<key>.step<n>.<sha256>.pt`: it belongs to one key (configuration, data, code, seed) and proves
-its own content. It is written whole and renamed, and the one before goes only afterwards; so whatever happens
-during a save, a good state remains. Saves run beside the training, on a snapshot in host memory.
+A state file is named `<key>.step<n>.<sha256>.pt`: it belongs to one key (configuration, data, code, seed), and its
+content can be checked by its name. It is written and then renamed, and the state before it is removed afterwards; so
+whatever happens during a save, a good state remains. A thread saves a snapshot in host memory while training continues.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 State = dict[str, Any]
 STATE_FILE = re.compile(r"(?P<key>[0-9a-f]{12})\.step(?P<step>\d{9})\.(?P<sha256>[0-9a-f]{16})\.pt")
 KEY_FILE = re.compile(r"(?P<key>[0-9a-f]{12})\.json")
-# What a save that was killed leaves.
+# Name of the file that a killed save leaves.
 UNFINISHED = re.compile(r"\.?(?P<key>[0-9a-f]{12})\.waiting\.")
 
 
 @dataclass(frozen=True)
 class StateKey:
-    """What must be equal for a state to be gone on with; anything else would be another training."""
+    """Digests that must be equal for a state to be resumed; otherwise it belongs to another training."""
 
     config: str
     data: str
@@ -79,31 +79,31 @@ class StateFolder:
         try:
             self.finish()
         except StorageError as failure:
-            # Not this one's fault, if the block raised; and if not, the finished state is saved next.
+            # An error of the block is more important; without one, the finished state is saved next.
             logger.warning("%s", failure)
 
     def load(self) -> State | None:
         """Load the newest complete state of this key, or None.
 
-        Damaged files of this key are reported and removed. States of another key are left aside, with a message that
-        says in what they differ; `forget_others` removes them.
+        Damaged files of this key are reported and removed. States of another key are not used; a message says in what
+        they differ, and `forget_others` removes them.
         """
         self._report_others()
         for step, digest, path in self._files():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest().startswith(digest):
-                # weights_only: a state holds tensors and plain values, so nothing in it can run.
+                # weights_only: only tensors and plain values are read, so no code in the file can run.
                 state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                logger.info("Going on from the state saved after step %d (%s).", step, path)
+                logger.info("Resuming from the state saved after step %d (%s).", step, path)
                 return state
             logger.warning("Expected a whole state in %s, but it is damaged; it is removed.", path)
             path.unlink()
         return None
 
     def save(self, state: State, step: int, *, wait: bool = True) -> None:
-        """Save a state, atomically; with `wait=False` on a thread beside the training.
+        """Save a state, atomically; with `wait=False` in a thread.
 
-        The tensors are copied to host memory first, so the training may go on changing them.
+        The tensors are copied to host memory first, so the training may change them meanwhile.
 
         Arguments:
             state: Nested dicts and lists of tensors and plain values.
@@ -144,7 +144,7 @@ class StateFolder:
         return [step for step, _, _ in self._files()]
 
     def forget_others(self) -> None:
-        """Remove the states of other keys: called when this training is done, for each may hold gigabytes."""
+        """Remove the states of other keys when this training is done, because each may have gigabytes."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 match = STATE_FILE.fullmatch(path.name) or KEY_FILE.fullmatch(path.name) or UNFINISHED.match(path.name)
@@ -174,7 +174,7 @@ class StateFolder:
                 except (OSError, ValueError):
                     other = {}
                 logger.warning(
-                    "%s holds a state of another training (it differs in: %s). It is left aside, this training starts "
+                    "%s holds a state of another training (it differs in: %s). It is not used, this training starts "
                     "from the beginning, and the old state is removed when it is done.",
                     self.folder,
                     ", ".join(self.key.differences(other)),
@@ -224,7 +224,7 @@ class StateFolder:
 
 
 def remove_finished_state(folder: str | os.PathLike[str]) -> None:
-    """Delete a training's states, once its checkpoint has served the next step; the folder too, if nothing is left."""
+    """Delete a training's states, once its checkpoint has been used; also the folder, if it is empty."""
     path = Path(folder)
     if not path.is_dir():
         return
@@ -242,7 +242,7 @@ def remove_finished_state(folder: str | os.PathLike[str]) -> None:
 
 
 class SaveClock:
-    """Says when the next save is due.
+    """A clock that says when the next save is due.
 
     Arguments:
         every_seconds: Shortest time between two saves.
@@ -286,7 +286,7 @@ def _snapshot(value: Any) -> Any:
     """Copy all parts, with all tensors in host memory."""
     if isinstance(value, Tensor):
         copy = value.detach().to("cpu", copy=True)
-        # Strides decide the order of sums, so they are kept: the resumed run must not differ by a bit.
+        # Strides decide the order of sums, so they are kept: the resumed run must be equal bit for bit.
         return (
             copy
             if copy.stride() == value.stride()

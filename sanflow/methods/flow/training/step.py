@@ -98,7 +98,7 @@ class Stepper:
         else:
             values = self._per_scale(features, images_B3HW, mask_B1HW)
         if self._bad:
-            # Once a batch: a good scale does not make up for one that never has a finite loss.
+            # Count once a batch: a good scale must not hide one that never has a finite loss.
             self.guard.note(torch.stack(self._bad).amax())
         return values
 
