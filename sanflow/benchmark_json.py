@@ -101,7 +101,7 @@ def _owner(results: Path, known: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _is_copy(results: Path, known: Mapping[str, str]) -> bool:
-    """Tell whether the results are a copy: the folder from which they come still exists elsewhere."""
+    """Return whether the results are a copy: the folder from which they come still exists elsewhere."""
     original = Path(known["folder"], FILE)
     return original.exists() and not original.samefile(results / FILE) and known["id"] in original.read_text("utf-8")
 

@@ -91,12 +91,12 @@ def usable_precision(wish: Precision, device: torch.device) -> Precision:
 
 
 def multiplies_tf32(device: torch.device) -> bool:
-    """Tell whether the device has matrix instructions for TF32: NVIDIA's GPUs since Ampere."""
+    """Return whether the device has matrix instructions for TF32: NVIDIA's GPUs since Ampere."""
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Tell whether the device has matrix instructions for bf16."""
+    """Return whether the device has matrix instructions for bf16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(_cpu_has(name) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))

@@ -20,7 +20,7 @@ SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED",
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory of the GPU or of the machine ran out.
+    """Return whether an error means that memory of the GPU or of the machine ran out.
 
     Example:
         >>> is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB."))

@@ -158,6 +158,6 @@ def _choice(dataset: str, benchmark: str | None) -> DatasetChoice:
 
 
 def _offline() -> bool:
-    """Tell whether connections are forbidden: by the environment, else by config.yaml."""
+    """Return whether connections are forbidden: by the environment, else by config.yaml."""
     forbidden = os.environ.get(handed_on.OFFLINE)
     return settings_here().offline if forbidden is None else forbidden not in {"", "0"}

@@ -96,7 +96,7 @@ def dataset_folder(name: str, data_root: str | Path) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Tell whether the marker exists and the folder has the number of files that it states."""
+    """Return whether the marker exists and the folder has the number of files that it states."""
     marker = folder / MARKER
     if not marker.is_file():
         return False

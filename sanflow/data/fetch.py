@@ -149,7 +149,7 @@ def _receive(url: str, part: Path, patience: Patience, report: Report) -> None:
 
 
 def _continues(response: requests.Response, start: int, part: Path) -> bool:
-    """Tell whether the answer continues at `start`. If not, the part is deleted unless it is complete already."""
+    """Return whether the answer continues at `start`. If not, the part is deleted unless it is complete already."""
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match and int(match[1]) == start:

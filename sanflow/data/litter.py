@@ -16,7 +16,7 @@ LITTER = re.compile(
 
 
 def is_litter(name: str) -> bool:
-    """Tell whether a file or folder of this name is made by an operating system or a tool.
+    """Return whether a file or folder of this name is made by an operating system or a tool.
 
     Example:
         >>> [name for name in (".DS_Store", "._001.png", "Thumbs.db", "001.png", ".001.png") if is_litter(name)]

@@ -108,7 +108,7 @@ def _create(name: str, weights: str | os.PathLike[str], seed: int) -> Network:
 
 
 def _in_release(network: Network) -> bool:
-    """Tell whether the released code has this network; torchvision's first ResNets are timm's with tag tv_in1k."""
+    """Return whether the released code has this network; torchvision's first ResNets are timm's with tag tv_in1k."""
     tag = "tv_in1k" if network.tag == "IMAGENET1K_V1" else network.tag
     listed = LISTED_ENCODERS.get(f"timm/{network.architecture}.{tag}")
     return listed is not None and listed.in_release

@@ -23,7 +23,7 @@ COUNTER = "num_batches_tracked"
 
 
 def offline() -> bool:
-    """Tell whether HF_HUB_OFFLINE forbids the use of the network."""
+    """Return whether HF_HUB_OFFLINE forbids the use of the network."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
@@ -137,7 +137,7 @@ def _describe(content: Any) -> str:
 
 
 def in_heads(key: str, heads: Iterable[str]) -> bool:
-    """Tell whether a key of a state_dict, or a module's name, belongs to one of the classifier's modules."""
+    """Return whether a key of a state_dict, or a module's name, belongs to one of the classifier's modules."""
     return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 

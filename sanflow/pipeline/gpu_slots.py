@@ -110,7 +110,7 @@ def wanted_pool(device: str, environment: Mapping[str, str]) -> list[str]:
 
 
 def bound_by_scheduler(environment: Mapping[str, str], pool: Sequence[str]) -> bool:
-    """Tell whether a scheduler or a container has chosen the device already: then only one is visible.
+    """Return whether a scheduler or a container has chosen the device already: then only one is visible.
 
     An allocation of several GPUs (`salloc --gpus=4`) is a pool like any other, whose jobs claim one each.
     """

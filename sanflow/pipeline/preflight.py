@@ -53,7 +53,7 @@ def check_benchmark(benchmark: Benchmark, results: Path | None = None) -> dict[s
 
 
 def _finished(job: Job, benchmark: Benchmark, results: Path | None) -> bool:
-    """Tell whether the result exists, so that the experiment's files and encoder are not needed again."""
+    """Return whether the result exists, so that the experiment's files and encoder are not needed again."""
     if results is None:
         return False
     method = methods()[benchmark.experiments[job.experiment].method]

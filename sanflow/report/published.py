@@ -148,7 +148,7 @@ def best_columns(dataset: str, metric: str) -> list[PublishedColumn]:
 
 
 def covers(categories: Iterable[str], dataset: str) -> bool:
-    """Tell whether these are all the categories that were published for a data set, so that averages compare."""
+    """Return whether these are all the categories that were published for a data set, so that averages compare."""
     known = {name for column in read_columns() if column.dataset == dataset for name in column.values}
     return known == set(categories)
 

@@ -60,7 +60,7 @@ def full_width() -> float:
 
 
 def is_narrow() -> bool:
-    """Tell whether figures are drawn for one column of a page."""
+    """Return whether figures are drawn for one column of a page."""
     return full_width() < 0.75 * WIDTHS["page"]
 
 

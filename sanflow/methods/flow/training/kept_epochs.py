@@ -29,7 +29,7 @@ class KeptEpochs:
     epochs: Sequence[int]
 
     def wants(self, epoch: int) -> bool:
-        """Tell whether an epoch is kept."""
+        """Return whether an epoch is kept."""
         return self.target is not None and epoch in self.epochs
 
     def file(self, epoch: int) -> Path:

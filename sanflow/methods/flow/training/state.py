@@ -253,7 +253,7 @@ class SaveClock:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Tell whether that time has passed; if so, start it again."""
+        """Return whether that time has passed; if so, start it again."""
         now = time.monotonic()
         if now - self._last < self.every_seconds:
             return False
