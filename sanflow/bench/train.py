@@ -30,7 +30,7 @@ from sanflow.methods.flow.training.pixels import prepare
 from sanflow.methods.flow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
-# What Adam moves for each weight, once a batch: weight, gradient and two moments in, weight and moments out.
+# Bytes that Adam moves for each weight, once a batch: it reads weight, gradient and two moments, and writes three.
 ADAM_BYTES = 28
 
 
@@ -58,7 +58,7 @@ def bench_train(
         precision: `fp32`, `tf32` or `bf16`.
         update: `per_scale` or `joint`.
         device: `auto`, `cuda` or `cpu`.
-        windows: How many windows are timed; ours and the reference's take turns.
+        windows: How many windows are timed; ours and the reference's alternate.
         steps: Steps per window.
         reference: Also time the plain training.
         bare: Also time the step's matrix products and convolutions alone.
@@ -220,7 +220,7 @@ class TrainingWork:
 class PlainProcess:
     """The plain training in a separate process, where our settings of torch and memory do not make it faster.
 
-    Called, it does a step and returns when it is done.
+    A call runs one step and returns when the step is done.
 
     Arguments:
         experiment: The encoder, sizes and channels.

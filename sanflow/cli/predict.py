@@ -1,4 +1,4 @@
-"""`sanflow predict`, `calibrate` and `export`: a fitted detector in use."""
+"""Commands that use a fitted detector: `predict`, `calibrate` and `export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ def predict(
     checkpoint: CheckpointArgument,
     images: Annotated[list[Path], typer.Argument(help="Images or folders, searched recursively.")],
     *,
-    output: Annotated[Path, typer.Option(help="Folder to write to: predictions.csv and what is asked for.")],
+    output: Annotated[Path, typer.Option(help="Folder for predictions.csv, maps and overlays.")],
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of good parts that may be called anomalous; needs held-out parts.")
     ] = None,
@@ -74,7 +74,7 @@ def predict(
     if outcome.other_aspect:
         console.print(
             f"Warning: {outcome.other_aspect} images have another aspect ratio than the training images; they were "
-            "squashed to the input size all the same.",
+            "squashed to the input size anyway.",
             highlight=False,
         )
     for file in outcome.unreadable:
@@ -101,7 +101,7 @@ def calibrate(
     if p is not None and p < NOTABLE_P:
         console.print(
             f"Warning: the scores of these parts differ from the old held-out ones (two-sample test: p = {p:.2g}). "
-            "Check light, camera and position; where the change is lasting, train again on such parts.",
+            "Check light, camera and position; if the change is permanent, train again on such parts.",
             highlight=False,
         )
 

@@ -149,7 +149,7 @@ def finished(results: ResultsArgument, benchmark: RunsOfOption = None) -> None:
         typer.echo(f"  missing: {line}")
     typer.echo(
         "Correct what failed (its log is above) and start snakemake again, which makes the rest. "
-        f"`sanflow explore {results}` makes the explorer of what is finished."
+        f"`sanflow explore {results}` makes the explorer of the finished runs."
     )
 
 

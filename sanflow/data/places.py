@@ -12,7 +12,7 @@ def locate(folder: Path, probes: Sequence[str], title: str) -> Path:
 
     Arguments:
         folder: Where to look.
-        probes: Paths of which the top folder of this data set has at least one.
+        probes: Paths; the top folder of this data set has at least one of them.
         title: Of the data set, for messages.
 
     Raises:
@@ -44,7 +44,7 @@ def category_folder(root: Path, category: str) -> Path:
         category: Name of the category, in its normal form.
 
     Returns:
-        The folder, which does not exist where a data set's categories have no folders.
+        The folder; it does not exist if the data set's categories have no folders.
     """
     plain = root / category
     if plain.exists() or not root.is_dir():

@@ -29,7 +29,7 @@ from sanflow.prediction.regions import largest_region, outline
 
 COLUMNS = ("image", "score", "p_value", "anomalous", "x", "y", "width", "height", "error")
 TABLE, FACTS = "predictions.csv", "predictions.json"
-# Level of a region where no level of the map belongs to the threshold of the score.
+# Level of a region, as a share of the map's maximum, where the decision has no `map_level`.
 HALF_OF_MAXIMUM = 0.5
 OUTLINE_COLOUR = (230, 159, 0)
 LARGEST_ASPECT_CHANGE = 1.05
@@ -81,7 +81,7 @@ class Outcome:
 
 
 def decision_of(detector: LoadedDetector, false_alarm_rate: float | None, score: float | None) -> Decision:
-    """Return the threshold of a level, or of a score that the user gives.
+    """Return the decision for a false-alarm rate, or for a score that the user gives.
 
     Arguments:
         detector: The fitted detector.
@@ -183,7 +183,7 @@ class _Table:
         facts: Facts that decide its rows; rows of a run with other facts are not continued.
 
     Attributes:
-        rows: What an earlier attempt has written.
+        rows: Rows that an earlier attempt has written.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -256,7 +256,7 @@ def _rows(
 def _described(
     detector: LoadedDetector, batch: Batch, place: int, rgb: Image.Image, decision: Decision
 ) -> dict[str, str]:
-    """Score, p-value, decision and region of one image."""
+    """The score, p-value, decision and region of one image."""
     score, held_out = float(batch.scores_B[place]), detector.held_out
     anomalous = score > decision.score
     row = {"score": repr(score), "anomalous": str(int(anomalous))}
