@@ -182,7 +182,7 @@ def onnx_bytes(detector: LoadedDetector) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """While open, the exporter's notes for its own developers are not shown."""
+    """Hide the exporter's notes for its developers while open."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

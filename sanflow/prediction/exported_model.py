@@ -125,11 +125,11 @@ class _Scale(nn.Module):
             self.register_buffer(f"log_{axis}", torch.from_numpy(logs))
 
     def resized(self, grid_Bhw: Tensor) -> Tensor:
-        """The grid at the size of the map, (B, H, W)."""
+        """Resize the grid to the size of the map, (B, H, W)."""
         return self.get_buffer("rows") @ grid_Bhw @ self.get_buffer("columns").T
 
     def log_terms(self, log_Bhw: Tensor) -> Tensor:
-        """Logarithms of a pixel's four neighbours times their weights, (4, B, H, W)."""
+        """Compute the logarithms of a pixel's four neighbours times their weights, (4, B, H, W)."""
         terms = []
         for cell_H, log_H in zip(self.get_buffer("near_rows"), self.get_buffer("log_rows"), strict=True):
             rows_BHw = log_Bhw.index_select(1, cell_H) + log_H[:, None]
@@ -139,5 +139,5 @@ class _Scale(nn.Module):
 
 
 def _resizing(cells: int, pixels: int) -> Tensor:
-    """Matrix (pixels, cells) of `resized` along one axis."""
+    """Return the matrix (pixels, cells) of `resized` along one axis."""
     return torch.from_numpy(np.array(resized(np.eye(cells, dtype=np.float32), (pixels, cells))))

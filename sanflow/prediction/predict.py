@@ -256,7 +256,7 @@ def _rows(
 def _described(
     detector: LoadedDetector, batch: Batch, place: int, rgb: Image.Image, decision: Decision
 ) -> dict[str, str]:
-    """The score, p-value, decision and region of one image."""
+    """Compute score, p-value, decision and region of one image."""
     score, held_out = float(batch.scores_B[place]), detector.held_out
     anomalous = score > decision.score
     row = {"score": repr(score), "anomalous": str(int(anomalous))}

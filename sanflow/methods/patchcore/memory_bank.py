@@ -70,7 +70,7 @@ class MemoryBank:
         return nearest_N.clamp_(min=0).sqrt_()
 
     def distances_of_images(self, patches_BPD: Tensor) -> Tensor:
-        """The same for the patches of some images; (B, P)."""
+        """Compute the same distances for the patches of some images; (B, P)."""
         if not torch.compiler.is_compiling():
             return self.distances(patches_BPD.flatten(0, 1)).reshape(patches_BPD.shape[:2])
         # An exported graph takes any number of images, so its blocks are positions in all of them.
@@ -81,7 +81,7 @@ class MemoryBank:
         return torch.cat(parts, dim=1).clamp(min=0).sqrt()
 
     def _nearest(self, patches_ND: Tensor) -> Tensor:
-        """Squared distance of each patch to its nearest neighbour; rounding may make it negative."""
+        """Compute the squared distance of each patch to its nearest neighbour; rounding may make it negative."""
         centred_ND = patches_ND - self.mean_D
         return self._compared(centred_ND).amin(0) + centred_ND.square().sum(1)
 
