@@ -17,6 +17,7 @@ import yaml
 from tests.helpers.workflow import (
     EXPERIMENTS,
     ODD,
+    command,
     copy_project,
     draw_category,
     environment,
@@ -125,6 +126,18 @@ def test_a_dry_run_of_the_paper_is_readable(root, tmp_path):
     assert max(len(line) for line in output.splitlines()) < 400
     assert "Job 0: The benchmark: metrics of all jobs, tables, figures, explorer" in output
     assert re.search(r"Reasons:\n(?:.*\n)*.*output files have to be generated:\n +dots, download, evaluate", output)
+
+
+@pytest.mark.parametrize(("resources", "threads"), [([], 4), (["--resources", "gpu=2"], 2)])
+def test_a_training_on_a_cpu_shares_the_cores_that_snakemake_has(root, tmp_path, resources, threads):
+    write_benchmark(tmp_path, experiments=("tiny",))
+    known = environment(root)
+    del known["OMP_NUM_THREADS"]
+    line = command(root, tmp_path, "--dry-run", "--cores", "4", *resources)
+    answer = subprocess.run(line, env=known, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    train = (answer.stdout + answer.stderr).partition("rule train:")[2].partition("rule ")[0]
+    assert f"threads: {threads}" in train
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,10 @@ pathvars:
 RESULTS, DATA_ROOT = map(workflow.pathvars.apply, ("<results>", "<data>"))
 RESULTS_FOLDER = in_place(RESULTS)
 PLAN = Plan(BENCHMARK, JOBS, RESULTS, DATA_ROOT, in_place(""))
+GPUS = dict(workflow.resource_settings.resources).get("gpu")
 THREADS = threads_of_fit(
     workflow.resource_settings.cores,
-    dict(workflow.resource_settings.resources).get("gpu", 1),
+    1 if GPUS is None else GPUS.value,
     SETTINGS.device,
     os.environ,
 )
