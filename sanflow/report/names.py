@@ -1,6 +1,6 @@
-"""The names of all tables and figures, from which the workflow lists its outputs.
+"""List the names of all tables and figures. The workflow derives its outputs from them.
 
-Importing this module loads neither pandas nor matplotlib, because the workflow does so each time it starts.
+This module must not load pandas or matplotlib, which are slow: the workflow imports it each time it starts.
 """
 
 from sanflow.evaluation.metric_table import HEADLINE, METRICS
@@ -19,7 +19,8 @@ TABLES = (
 )
 TABLE_FORMATS = ("csv", "md", "tex", "html")
 
-# Each is a file of its name in `sanflow/report/figures/`: drawn once per category, or once per headline metric.
+# Each figure has a module of its name in `sanflow/report/figures/`.
+# Category figures are drawn once per category, metric figures once per headline metric.
 CATEGORY_FIGURES = ("contact_sheet", "variance", "histograms", "curves", "latents", "training")
 METRIC_FIGURES = ("dots",)
 FIGURES = (*CATEGORY_FIGURES, *METRIC_FIGURES)

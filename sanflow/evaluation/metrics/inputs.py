@@ -18,13 +18,13 @@ class MetricWarning(UserWarning):
 
 
 def undefined(metric: str, missing: str) -> float:
-    """Warn that a metric has no value for this set and return NaN, which means over categories leave out."""
+    """Warn that a metric has no value for this set, and return NaN. Averages over categories leave out NaN."""
     warnings.warn(f"{metric} is undefined without {missing}; NaN is returned.", MetricWarning, stacklevel=3)
     return float("nan")
 
 
 def as_scores(scores: ArrayLike, where: str = "") -> NDArray[np.floating]:
-    """Convert scores to float32 or float64, whichever holds them exactly; ties and order do not change.
+    """Convert scores to float32 or float64, so that ties and order do not change.
 
     Raises:
         ValueError: If the scores are not real numbers, or one is NaN or infinite.
@@ -71,7 +71,7 @@ def as_mask(mask: ArrayLike, where: str = "") -> NDArray[np.bool_]:
     """Convert a mask to booleans: every pixel that is not 0 is anomalous (so 0/1 and 0/255 are both valid).
 
     Raises:
-        ValueError: If it holds neither booleans nor integers; a resized mask must be thresholded first.
+        ValueError: If it holds neither booleans nor integers. A resized mask must be thresholded first.
     """
     array = np.asarray(mask)
     if array.dtype == np.bool_:
@@ -88,7 +88,7 @@ def check_labelled_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray
     """Check flat scores and their labels, and return them.
 
     Raises:
-        ValueError: If the shapes differ, or scores or labels are not what they must be.
+        ValueError: If the shapes differ, or `as_scores` or `as_labels` rejects them.
     """
     score_array, label_array = as_scores(scores), as_labels(labels)
     if score_array.shape != label_array.shape:
@@ -100,11 +100,13 @@ def check_labelled_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray
 
 
 def check_maps(maps: Maps, masks: Masks) -> tuple[list[NDArray[np.floating]], list[NDArray[np.bool_]]]:
-    """Check anomaly maps and masks; return lists of equally shaped (h, w) arrays, views where possible.
+    """Check anomaly maps and masks; return two lists of (h, w) arrays, without copying where possible.
+
+    A map and its mask have the same shape.
 
     Raises:
-        ValueError: If their number or a pair's shapes differ, one is not 2-D, or scores or masks are
-            not what they must be. The message names the map.
+        ValueError: If there are not as many masks as maps, a map and its mask differ in shape, a map is not 2-D, or
+            `as_scores` or `as_mask` rejects one. The message names the map.
     """
     if len(maps) != len(masks):
         raise ValueError(f"Expected one mask per map, but got {len(maps)} maps and {len(masks)} masks.")

@@ -1,7 +1,8 @@
 """Lay out the images of a category for a tool so that it sees no labels.
 
-A file's name, its place and its order must not say whether it is defective. So files are copied: a link would lead to
-the folder of its defect type, and a tool that writes to its input would damage the data set.
+The name, folder and order of a file must not show whether its image is defective. So images are renamed and shuffled.
+They are copied, not linked: a link would show the folder of the defect type, and a tool that writes to its input would
+damage the data set.
 """
 
 import hashlib
@@ -20,13 +21,13 @@ SPLITS = ("train", "test")
 def lay_out(index: Index, folder: Path, seed: int) -> dict[str, str]:
     """Copy the training and test images to `train` and `test` in a folder, shuffled, as 000000.png and so on.
 
-    The bytes are the original ones where all files of the category have one ending and its data set sets no `bits`.
+    If all files of the category have the same ending and its data set sets no `bits`, the files are copied unchanged.
     Otherwise the images are decoded as everywhere in sanflow and written as PNG, 8 bits a channel.
 
     Arguments:
         index: The category.
-        folder: Where the two folders are made.
-        seed: Of the order.
+        folder: Existing folder in which `train` and `test` are made.
+        seed: Seed of the shuffled order.
 
     Returns:
         Path of each test image in the data set -> its name in `test`.

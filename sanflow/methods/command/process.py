@@ -24,20 +24,21 @@ KEPT_CHARACTERS = 8000
 def run(arguments: Sequence[str], timeout: float | None = None) -> tuple[float, int]:
     """Run a command to its end; its output goes to stderr.
 
-    The command is a process group of its own, which is ended whenever this function is left: after a signal, after
-    `timeout`, and also where the command itself has ended and left children behind. It does not see the variables
-    SANFLOW_*, which name the data set.
+    The command runs in a process group of its own. This function always ends that group before it returns or raises:
+    after a signal, after `timeout`, and also if the command has ended but left children behind. The command does not
+    get the environment variables SANFLOW_*, because they name the data set.
 
     Arguments:
         arguments: Program and arguments.
-        timeout: Seconds after which it is ended; None: no limit.
+        timeout: Seconds after which the command is ended; None for no limit.
 
     Returns:
-        Seconds of wall time, and the largest sum of its processes' resident memory in bytes, looked at five times a
-        second. Memory of a GPU is not counted; pages that processes share are counted for each.
+        Seconds of wall time, and peak memory in bytes: the largest sum of the resident memory of the command's
+        processes, measured five times a second. GPU memory is not counted. A page that processes share is counted once
+        for each of them.
 
     Raises:
-        ToolError: If there is no such program, it exits with another code than 0, or it does not end in time.
+        ToolError: If there is no such program, it exits with a code other than 0, or it does not end in time.
         SystemExit: With 130 or 143 after SIGINT, SIGTERM or SIGUSR1.
     """
     start, peak, last = time.monotonic(), 0, _Tail()
@@ -67,7 +68,7 @@ def run(arguments: Sequence[str], timeout: float | None = None) -> tuple[float, 
 
 
 class _Tail:
-    """The end of what a command wrote."""
+    """Keep the last characters of a command's output."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -99,8 +100,8 @@ def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _copy(output: IO[bytes], last: _Tail) -> None:
-    """Write what a command writes to stderr as it comes, until all of its processes have closed it."""
-    # Not line by line: a progress bar has no line ends.
+    """Copy a command's output to stderr as it arrives, until all of its processes have closed their end."""
+    # Not line by line, because a progress bar writes no line ends.
     while data := os.read(output.fileno(), 65536):
         text = data.decode("utf-8", "replace")
         sys.stderr.write(text)
@@ -120,7 +121,7 @@ def _memory(pid: int) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a command's process group: at once if the command has ended, else after a grace period."""
+    """End the rest of a command's process group: at once if the command has ended, otherwise after a grace period."""
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -38,7 +38,7 @@ def latents_of_category(latents: Mapping[str, tuple[np.ndarray, np.ndarray, str]
 
     Arguments:
         latents: Experiment -> (M, C) latents, (M,) labels, name of their scale.
-        notes: Small print.
+        notes: Notes in small print at the end of the figure.
     """
     if not latents:
         return message_figure("No experiment has latent vectors here.")
@@ -73,7 +73,7 @@ def latents_of_category(latents: Mapping[str, tuple[np.ndarray, np.ndarray, str]
 
 
 def embed(latents_MC: np.ndarray, labels_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Embed at most `MOST` latents in two dimensions by t-SNE, seeded.
+    """Embed at most `MOST` latents in two dimensions by t-SNE with a fixed seed.
 
     Returns:
         (m, 2) points and (m,) labels.
@@ -88,6 +88,6 @@ def embed(latents_MC: np.ndarray, labels_M: np.ndarray) -> tuple[np.ndarray, np.
     if len(values) < 3:
         return np.zeros((len(values), 2), np.float32), labels_M[chosen]
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, max_iter=500, n_jobs=1)
-    # One thread: with so few points more threads are slower, and much slower if other jobs use the processors.
+    # One thread: with so few points, more threads take longer, and much longer if other jobs use the processors.
     with threadpool_limits(1):
         return tsne.fit_transform(values), labels_M[chosen]
