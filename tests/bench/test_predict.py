@@ -23,6 +23,7 @@ def extra():
 
 
 @pytest.mark.parametrize("method", SHORT_FIT)
+@pytest.mark.slow
 def test_bench_predict_measures_torch_and_onnx(method):
     found = bench_predict(
         methods=[method],
