@@ -143,7 +143,7 @@ LOG_RATIOS = st.floats(-1e5, 0, width=32)
 
 @given(st.lists(LOG_RATIOS, min_size=2, max_size=20, unique=True), st.integers(1, 3), st.integers(1, 4))
 def test_what_is_less_probable_at_all_scales_is_more_anomalous(log_ratios, n_scales, cells):
-    """Strictly, for any two log-ratios that 32-bit floats tell apart below -1e-6; never the reverse above."""
+    """Strictly for two log-ratios below -1e-6 that differ as 32-bit floats; above it, never in reverse order."""
     log_ratios = np.sort(np.array(log_ratios, np.float32))
     grids = [np.broadcast_to(log_ratios[:, None, None], (len(log_ratios), cells, cells))] * n_scales
     scores = fusion.image_scores(fusion.calibrated(grids, [0.0] * n_scales, (5, 7)))

@@ -1,4 +1,4 @@
-"""The commands and snippets of docs/use.md, executed as they stand in a folder of a user's."""
+"""Execute the commands and snippets of docs/use.md as they are printed, in an empty folder outside the checkout."""
 
 import os
 import re

@@ -163,7 +163,7 @@ def test_counts_of_a_registered_data_set(tmp_path):
         build_index("mvtec_ad", "bottle", tmp_path)
     assert "expected 209 training images, but found 3: the copy is not complete" in str(caught.value)
     assert "`sanflow download mvtec_ad --data-root <another folder>` fetches a whole copy" in str(caught.value)
-    assert "emove" not in str(caught.value)  # nobody is told to delete what sanflow did not make
+    assert "emove" not in str(caught.value)  # no advice to delete files that sanflow did not make
 
 
 def test_an_unknown_category(root):

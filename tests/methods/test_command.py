@@ -259,13 +259,13 @@ def test_a_program_that_does_not_exist():
 def test_a_failing_command_says_its_code_and_its_last_lines(capfd):
     with pytest.raises(
         ToolError, match=r"exited with code 3\. Its last lines:\n(  line \d+\n)+  wrong weights$"
-    ) as told:
+    ) as caught:
         run(
             python(
                 "import sys; print(*map('line {}'.format, range(99)), sep='\\n'); print('wrong weights'); sys.exit(3)"
             )
         )
-    assert "line 84" not in str(told.value)
+    assert "line 84" not in str(caught.value)
     assert "line 0\n" in capfd.readouterr().err, "the log has all of it"
     with pytest.raises(ToolError, match=r"was ended by SIGKILL\. It wrote nothing\."):
         run(python("import os; os.kill(os.getpid(), 9)"))

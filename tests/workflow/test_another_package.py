@@ -43,7 +43,7 @@ def test_a_toy_detector_runs_to_the_tables(root, tmp_path, plugin):
     assert metrics["image_auroc"] == 1.0
     assert metrics["pixel_auroc"] > 0.99
     assert "Mean" in (tmp_path / "results/small/tables/image_auroc.md").read_text()
-    # Its own key reruns it, and a misspelt one is told.
+    # A misspelt key of the method is reported with the nearest valid one.
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(content).replace("power", "pwoer"))
     answer = snakemake(root, tmp_path, "--dry-run", check=False, more_packages=plugin)
     assert "Did you mean 'power'?" in answer.output
