@@ -18,7 +18,7 @@ from tests.helpers.workflow import EXPERIMENTS, command, environment, snakemake,
 
 pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(1500)]
 
-# Stage -> what the command line of its process holds, and what stands finished before it.
+# Rule -> what the command line of its process holds.
 STAGES = {
     "index": "sanflow index",
     "train": "sanflow train",
@@ -104,7 +104,8 @@ def kill_tree(running: subprocess.Popen) -> None:
 def test_snakemake_and_its_jobs_killed_at_every_stage(root, tmp_path, reference):
     write_benchmark(tmp_path, experiments=("tiny", "maps"))
     for stage, words in STAGES.items():
-        running = start(root, tmp_path)
+        # Without the limit, a fast machine may finish jobs beside this stage that a later stage waits for.
+        running = start(root, tmp_path, "--until", stage)
         wait_for(running, words)
         # Some of the job's work is done, and some is not.
         time.sleep(0.5)
@@ -125,13 +126,13 @@ def test_snakemake_and_its_jobs_killed_at_every_stage(root, tmp_path, reference)
 
 @pytest.mark.parametrize(
     ("experiment", "stages"),
-    # Jobs that run side by side with a killed one go on and are done; so each is killed in a run where it comes next.
     [("tiny", ("index", "train", "score", "evaluate", "figures")), ("maps", ("score_external", "tables"))],
 )
 def test_a_job_killed_at_every_stage_fails_alone_and_is_done_again(root, tmp_path, reference, experiment, stages):
     write_benchmark(tmp_path, experiments=(experiment,))
     for stage in stages:
-        running = start(root, tmp_path)
+        # Jobs that run side by side with a killed one go on and are done; so only those up to its rule are run.
+        running = start(root, tmp_path, "--until", stage)
         victims = wait_for(running, STAGES[stage])
         time.sleep(0.5)
         before = finished_files(tmp_path)
