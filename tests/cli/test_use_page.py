@@ -46,6 +46,7 @@ def run(folder: Path, root: Path, *command: str) -> str:
     return answer.stdout + answer.stderr
 
 
+@pytest.mark.slow
 def test_the_page_leads_from_good_parts_to_decisions(root, folder, blocks):
     assert sum(len(code.splitlines()) for code in (blocks["yaml"][0], blocks["bash"][0])) <= 10
     (folder / "parts.yaml").write_text(blocks["yaml"][0])

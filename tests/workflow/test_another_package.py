@@ -28,6 +28,7 @@ def plugin(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_a_toy_detector_runs_to_the_tables(root, tmp_path, plugin):
     draw_category(tmp_path / "parts/nut", None)
     experiments = {"mean": {"method": "pixel-mean", "power": 2, "input_size": 64, "label": "Mean"}}

@@ -26,6 +26,8 @@ from sanflow.report.explorer import write_explorer
 from tests.helpers.browser import errors_of, open_chromium
 from tests.helpers.results import draw_data_set, imagine_benchmark, imagine_scores
 
+pytestmark = pytest.mark.timeout(1500)  # drawing the large benchmark takes minutes, too
+
 CATEGORIES, GOOD, DEFECTIVE, SIDE = 15, 31, 84, 1024  # 1,725 test images, as MVTec AD has
 EXPERIMENTS = ("one", "two", "three", "four")
 
