@@ -16,6 +16,7 @@ from sanflow.cli import data as _data
 from sanflow.cli import explore as _explore
 from sanflow.cli import model as _model
 from sanflow.cli import predict as _predict
+from sanflow.cli import record as _record
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
 from sanflow.cli.threads import let_waiting_threads_sleep
@@ -41,6 +42,7 @@ _model.register(app)
 _predict.register(app)
 _results.register(app)
 _explore.register(app)
+_record.register(app)
 _bench.register(app)
 _track.register(app)
 

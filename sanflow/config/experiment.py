@@ -20,7 +20,7 @@ class Experiment(StrictModel):
     label: str | None = None
     """Its name in tables and figures; the experiment's key if unset."""
     datasets: list[FileName] | None = None
-    """The data sets it applies to; all of the benchmark if unset."""
+    """The data sets it applies to; all of the benchmark if unset. `[]`: it runs only when its files are named."""
     input_size: Sizes = 256
     """Pixels: one number, `[height, width]`, or `{default: ..., <category>: ...}`."""
     evaluate_at: Literal["input", "native"] = "input"

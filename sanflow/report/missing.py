@@ -28,7 +28,7 @@ def missing_runs(results: str | os.PathLike[str], runs: Sequence[Run]) -> list[s
     found = {(run.dataset, run.category, run.experiment, run.seed) for run in last}
     seeds, runs_on = outline.get("seeds", []), outline.get("runs_on", {})
     known = {run.experiment for run in last}
-    lines = [f"experiment {name} (all)" for name in runs_on if name not in known]
+    lines = [f"experiment {name} (all)" for name, datasets in runs_on.items() if datasets and name not in known]
     for dataset, listed in outline.get("datasets", {}).items():
         experiments = [name for name in known.intersection(runs_on) if dataset in runs_on[name]]
         experiments.sort(key=list(runs_on).index)

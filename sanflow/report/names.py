@@ -7,6 +7,7 @@ from sanflow.evaluation.metric_table import HEADLINE, METRICS
 
 TABLES = (
     "overview",
+    "intervals",
     *METRICS,
     *(f"published_{metric}" for metric in HEADLINE),
     "encoders",

@@ -27,6 +27,7 @@ from sanflow.report.runs import labels_of, read_runs
 from sanflow.report.summary import Summary, means_by_name
 from sanflow.report.tables import BUILDERS, build_table, write_tables
 from sanflow.report.tables.cells import Cell, percent, points, with_best
+from sanflow.report.tables.paired import paired_table
 from sanflow.report.tables.render import to_csv, to_html, to_latex, to_markdown
 from sanflow.report.tables.show import print_overview
 from tests.helpers.results import write_metrics
@@ -235,6 +236,36 @@ def test_one_category_is_paired_by_seed(tmp_path):
     assert table.data.left_out.tolist()[-1] == "b"
 
 
+def test_comparisons_of_few_pairs_can_be_left_out(tmp_path):
+    for run in ("a/x/one/seed0", "a/x/two/seed0", "b/y/one/seed0", "b/y/two/seed0", "b/z/one/seed0", "b/z/two/seed0"):
+        write_metrics(tmp_path, run)
+    summary = Summary(read_runs(tmp_path))
+    assert paired_table(summary).data.n.tolist() == [1, 1, 1, 2, 2, 2]
+    table = paired_table(summary, fewest_pairs=2)
+    assert table.data.n.tolist() == [2, 2, 2]
+    assert [section.heading for section in table.sections] == ["b"]
+    none = paired_table(summary, fewest_pairs=3)
+    assert (none.sections, none.notes) == ([], ["No two experiments have enough in common to be compared."])
+
+
+def test_every_run_has_its_intervals(tmp_path):
+    intervals = {"image_auroc": [0.98, 1.0], "aupimo": [0.4, 0.6]}
+    write_metrics(tmp_path, "d/a/e/seed3", OURS, image_auroc=0.99, aupro=None, aupimo=0.5, intervals=intervals)
+    write_metrics(tmp_path, "d/a/e/seed4", OURS)
+    table = build_table("intervals", read_runs(tmp_path))
+    assert table.sections[0].header[3:] == ["Image AUROC", "Pixel AUROC", "AUPRO", "Pixel AP", "AUPIMO"]
+    first, second = texts(table)
+    assert first == ["a", "SANFlow", "3", "99.00 [98.00, 100.00]", "50.00", "n/a", "–", "50.00 [40.00, 60.00]"]
+    assert second == ["a", "SANFlow", "4", "50.00", "50.00", "50.00", "–", "–"]
+    row = table.data[(table.data.seed == 3) & (table.data.metric == "aupimo")].iloc[0]
+    assert (row.dataset, row.category, row.experiment, row.value, row.low, row.high) == ("d", "a", "e", 0.5, 0.4, 0.6)
+
+
+def test_a_table_is_a_part_of_a_page(results):
+    text = to_markdown(build_table("overview", read_runs(results)), level=2)
+    assert re.findall(r"^#+ .*", text, re.MULTILINE) == ["## Headline metrics, mean over categories", "### mvtec_ad"]
+
+
 def test_ablation_shows_what_differs(results):
     table = build_table("ablation", read_runs(results))
     assert table.sections[0].header[1:4] == ["base", "synthetic anomalies", "abnormal mean"]
@@ -439,8 +470,8 @@ def outline(results):
         title="",
         digest="0" * 64,
         datasets={"mvtec_ad": ["bottle", "cable", "grid"], "btad": ["01"], "own": [], "empty": []},
-        experiments=["sanflow", "plain", "third"],
-        runs_on={"plain": ["mvtec_ad", "own"], "third": ["mvtec_ad"]},
+        experiments=["sanflow", "plain", "third", "by-name"],
+        runs_on={"plain": ["mvtec_ad", "own"], "third": ["mvtec_ad"], "by-name": []},
         seeds=[0, 1],
     )
     return results

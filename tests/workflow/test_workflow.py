@@ -98,6 +98,10 @@ PLANS = {
     "official": {"download": 1, "index": 15, "train": 30, "score": 30, "evaluate": 30},
     "tiles": {"download": 1, "index": 1, "train": 21, "score": 21, "evaluate": 21},
     "ablation": {"download": 1, "index": 15, "train": 105, "score": 105, "evaluate": 105},
+    "real": {
+        **{"download": 3, "index": 4, "train": 18, "train_keeping": 13},
+        **{"score": 31, "evaluate": 31, "score_epoch": 52, "evaluate_epoch": 52},
+    },
     "peers": {"download": 1, "index": 15, "train": 60, "score": 60, "make_maps": 75, "evaluate": 135},
 }
 
@@ -111,6 +115,23 @@ def test_benchmarks_are_planned_without_data(root, tmp_path, name):
     plan = planned(root, tmp_path, benchmark=name)
     assert plan == PLANS[name] | {"figures": PLANS[name]["index"], "dots": 1, "tables": 1, "explorer": 1}
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+
+
+@pytest.mark.slow
+def test_a_part_of_the_real_benchmark_is_chosen_by_its_files(root, tmp_path):
+    """As the head of the file says: a tier, other seeds, experiments that are in no tier; also other categories."""
+    text = (root / "config/benchmarks/real.yaml").read_text()
+    heads = re.findall(r"^#   snakemake (results\S+) --config benchmark=real$", text, re.MULTILINE)
+    named = "results/real/mvtec_ad/{bottle,cable}/{predicted,sanflow-joint-20-fp32}/seed0/metrics.json"
+    one = {"download": 1, "index": 1, "score": 5, "evaluate": 5}
+    for pattern, jobs in (
+        (heads[0], one | {"train": 2, "train_keeping": 3}),
+        (heads[1], one | {"train_keeping": 4, "score": 4, "evaluate": 4}),
+        (named, one | {"index": 2, "train_keeping": 4, "score": 4, "evaluate": 4}),
+    ):
+        echoed = subprocess.run(["bash", "-c", f"echo {pattern}"], capture_output=True, text=True, check=True)
+        assert planned(root, tmp_path, *echoed.stdout.split(), benchmark="real") == jobs, pattern
+    assert len(heads) == 2
 
 
 def test_the_fit_of_official_claims_no_gpu_and_its_scoring_does(root, tmp_path):

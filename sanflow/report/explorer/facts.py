@@ -2,18 +2,18 @@
 
 import datetime
 import html
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sanflow.benchmark_json import read_outline
 from sanflow.report.missing import missing_notes, missing_runs
-from sanflow.report.runs import Run, in_order
+from sanflow.report.runs import Run
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
 from sanflow.report.tables.overview import overview_table
 from sanflow.report.tables.render import html_section
+from sanflow.report.what_was_run import what_was_run
 
 CITATIONS = (
     "The sanflow contributors: sanflow, a reproducible benchmark for visual anomaly detection. Software, version "
@@ -36,12 +36,13 @@ def facts_of(results: Path, runs: Sequence[Run]) -> dict[str, Any]:
         `cite`.
     """
     outline = read_outline(results) or {}
-    summary = Summary(runs)
+    finished = max((run.folder / "metrics.json").stat().st_mtime for run in runs)
+    finished_at = datetime.datetime.fromtimestamp(finished, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {
         "name": outline.get("name") or results.resolve().name,
         "title": outline.get("title") or outline.get("name") or results.resolve().name,
-        "facts": _what_was_run(runs, summary),
-        "table": _table_of(overview_table(summary)),
+        "facts": [*what_was_run(runs), ("Finished", [finished_at])],
+        "table": _table_of(overview_table(Summary(runs))),
         "missing": missing_notes(missing_runs(results, runs)) if outline.get("runs_on") else [PLAN_UNKNOWN],
         "warnings": warnings_of(runs),
         "cite": list(CITATIONS),
@@ -73,67 +74,6 @@ def warnings_of(runs: Iterable[Run]) -> list[str]:
         f"{text} ({', '.join(names[:3])}{f' and {len(names) - 3} more runs' if len(names) > 3 else ''})"
         for text, names in places.items()
     ]
-
-
-def _what_was_run(runs: Sequence[Run], summary: Summary) -> list[tuple[str, list[str]]]:
-    provenances = [run.metrics.get("provenance") or {} for run in runs]
-    commits = in_order(_commit(provenance.get("evaluation") or {}) for provenance in provenances)
-    devices = in_order(_device(run) for run in runs)
-    finished = max((run.folder / "metrics.json").stat().st_mtime for run in runs)
-    facts = [
-        ("Data sets", [_dataset(name, runs) for name in summary.datasets]),
-        ("Experiments", [_experiment(name, runs, summary) for name in summary.experiments()]),
-        ("Seeds", [", ".join(str(seed) for seed in sorted({run.seed for run in runs}))]),
-        ("Commit", [commit for commit in commits if commit]),
-        ("Finished", [datetime.datetime.fromtimestamp(finished, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")]),
-        ("Device", [device for device in devices if device]),
-        ("Training time", _training_time(runs)),
-    ]
-    return [(name, lines) for name, lines in facts if lines]
-
-
-def _dataset(name: str, runs: Sequence[Run]) -> str:
-    counts = {
-        run.category: run.metrics["counts"]["test_images"]
-        for run in runs
-        if run.dataset == name and "counts" in run.metrics
-    }
-    categories = in_order(run.category for run in runs if run.dataset == name)
-    words = "category" if len(categories) == 1 else "categories"
-    listed = f": {', '.join(categories)}" if len(categories) <= 6 else ""
-    return f"{name} ({len(categories)} {words}{listed}; {sum(counts.values()):,} test images)"
-
-
-def _experiment(name: str, runs: Sequence[Run], summary: Summary) -> str:
-    own = [run for run in runs if run.experiment == name]
-    identity = (own[0].metrics.get("provenance") or {}).get("encoder") or {}
-    encoder = own[0].settings.get("encoder") or identity.get("name")
-    sizes = in_order(" x ".join(map(str, run.metrics["input_size"])) for run in own if "input_size" in run.metrics)
-    details = [f"encoder {encoder}"] if encoder else []
-    details += [f"input {', '.join(sizes)} pixels"] if sizes else []
-    return summary.labels[name] + (f" ({', '.join(details)})" if details else "")
-
-
-def _commit(evaluation: dict[str, Any]) -> str:
-    commit = str(evaluation.get("git_commit") or "")[:12]
-    return f"{commit} with changes" if commit and evaluation.get("git_dirty") else commit
-
-
-def _device(run: Run) -> str:
-    cost, provenance = run.metrics.get("cost") or {}, run.metrics.get("provenance") or {}
-    return str(cost.get("device") or provenance.get("device") or "")
-
-
-def _training_time(runs: Sequence[Run]) -> list[str]:
-    """Return the time of all trainings together, if any is known."""
-    seconds = [(run.metrics.get("cost") or {}).get("training_seconds") for run in runs]
-    known = [float(value) for value in seconds if value is not None and not math.isnan(float(value))]
-    if not known:
-        return []
-    lacking = f", not known of {len(seconds) - len(known)} runs" if len(known) < len(seconds) else ""
-    hours = sum(known) / 3600
-    total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    return [f"{total}, all runs together{lacking}"]
 
 
 def _table_of(table: Table) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sanflow.report.names import TABLES
 from sanflow.report.runs import Run
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
+from sanflow.report.tables.intervals import intervals_table
 from sanflow.report.tables.metric import metric_table, published_table
 from sanflow.report.tables.operating_point import operating_point_table
 from sanflow.report.tables.oracle import oracle_table
@@ -24,6 +25,7 @@ from sanflow.report.tables.settings import ablation_table, cost_table, encoders_
 # In the order of `names.TABLES`; a test compares the two.
 BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "overview": overview_table,
+    "intervals": intervals_table,
     **{metric: partial(metric_table, metric=metric) for metric in METRICS},
     **{f"published_{metric}": partial(published_table, metric=metric) for metric in HEADLINE},
     "encoders": encoders_table,

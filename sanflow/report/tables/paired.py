@@ -11,15 +11,20 @@ from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import MISSING, Section, Table, points, words
 
 
-def paired_table(summary: Summary) -> Table:
-    """Compare each pair of experiments over what both have, in each headline metric."""
+def paired_table(summary: Summary, fewest_pairs: int = 1) -> Table:
+    """Compare each pair of experiments over what both have, in each headline metric.
+
+    Arguments:
+        summary: The runs.
+        fewest_pairs: Comparisons of fewer pairs are left out; an interval needs two.
+    """
     sections, records = [], []
     for dataset in summary.datasets:
         rows = []
         for second, first in itertools.combinations(summary.experiments(dataset), 2):
             for metric in HEADLINE:
                 unit, reference, other = _pairs(summary, dataset, first, second, metric)
-                if not set(reference) & set(other):
+                if len(set(reference) & set(other)) < fewest_pairs:
                     continue
                 found = compare_paired(reference, other)
                 interval = MISSING if math.isnan(found.low) else f"{points(found.low)} … {points(found.high)}"
@@ -41,7 +46,7 @@ def paired_table(summary: Summary) -> Table:
         header = ["Difference", "Metric", "Mean", "95 % interval", "p (t)", "p (Wilcoxon)", "+ / = / −", "Pairs", "n"]
         if rows:
             sections.append(Section(dataset, header, rows, text_columns=2))
-    alone = ["There is only one experiment: nothing to compare."]
+    alone = ["No two experiments have enough in common to be compared."]
     return Table(
         name="paired",
         title="Paired comparison of experiments",

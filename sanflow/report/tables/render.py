@@ -94,12 +94,17 @@ def to_csv(table: Table) -> str:
     return table.data.map(inert).to_csv(index=False, lineterminator="\n")
 
 
-def to_markdown(table: Table) -> str:
-    """Write a Markdown page: best in bold, published in italics."""
-    parts = [f"# {escape_markdown(table.title)}", escape_markdown(table.caption)]
+def to_markdown(table: Table, level: int = 1) -> str:
+    """Write Markdown: best in bold, published in italics.
+
+    Arguments:
+        table: To write.
+        level: Of its heading: 1 for a page of its own, 2 for a part of a page.
+    """
+    parts = [f"{'#' * level} {escape_markdown(table.title)}", escape_markdown(table.caption)]
     for section in table.sections:
         if section.heading:
-            parts.append(f"## {escape_markdown(section.heading)}")
+            parts.append(f"{'#' * (level + 1)} {escape_markdown(section.heading)}")
         rows = [[_markdown_cell(cell) for cell in row] for row in section.rows]
         alignment = ["left" if column < section.text_columns else "right" for column in range(len(section.header))]
         header = [escape_markdown(name) for name in section.header]

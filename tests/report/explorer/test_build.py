@@ -128,6 +128,7 @@ def test_top_says_what_was_run(results):
     assert texts["Data sets"] == ["my_parts (2 categories: cap, nut; 22 test images)"]
     assert texts["Experiments"][1] == "SANFlow‡ (encoder torchvision/resnet18, input 64 x 64 pixels)"
     assert texts["Seeds"] == ["0"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", texts["Finished"][0])
     assert texts["Training time"] == ["6 minutes, all runs together"]  # four times 90 seconds
     assert [row[0]["text"] for row in facts["table"]["sections"][0]["rows"]] == ["cflow-matched‡", "SANFlow‡"]
     assert facts["missing"] == [PLAN_UNKNOWN]  # the made-up benchmark has no benchmark.json
