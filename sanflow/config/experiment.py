@@ -86,6 +86,16 @@ class EncoderExperiment(DetectorExperiment):
     padding: Literal["reflect", "zeros"] | None = None
     """Padding of a ResNet's convolutions; unset: `reflect` for the paper's ResNets, as in both releases."""
 
+    tile_size: int | None = Field(None, ge=SMALLEST_INPUT)
+    """For small defects in large images: the encoder sees square tiles of this many pixels of the resized image; unset:
+    the whole image at once."""
+    tile_overlap: int = Field(64, ge=0)
+    """Pixels by which neighbouring tiles overlap at least, where `tile_size` is set."""
+
+    def encoded_size_for(self, dataset: str, category: str) -> tuple[int, int]:
+        """Return height and width, in pixels, of the part of an image that is encoded."""
+        return self.input_size_for(dataset, category)
+
     def content_files(self, dataset: str, category: str) -> list[str]:
         """Return the file of weights too, where `weights` names one."""
         return [*super().content_files(dataset, category), self.weights]
@@ -94,6 +104,14 @@ class EncoderExperiment(DetectorExperiment):
     def _check_encoder(self) -> "EncoderExperiment":
         if self.encoder.split("/")[0] not in {"timm", "torchvision"} or "/" not in self.encoder:
             raise ValueError(f"expected `encoder` as timm/<name>.<tag> or torchvision/<name>, but got {self.encoder!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tiles(self) -> "EncoderExperiment":
+        if self.tile_size is not None and self.tile_overlap >= self.tile_size:
+            raise ValueError(
+                f"expected `tile_overlap` below `tile_size` ({self.tile_size}), but got {self.tile_overlap}"
+            )
         return self
 
 

@@ -13,6 +13,7 @@ from sanflow.encoders.names import LISTED_ENCODERS, RESNETS_PADDED_BY_REFLECTION
 from sanflow.encoders.networks import Network
 from sanflow.encoders.reflect import pad_by_reflection
 from sanflow.encoders.taps import shapes_at_taps
+from sanflow.encoders.tiling import Tiling
 from sanflow.encoders.timm_encoders import create_timm
 from sanflow.encoders.torchvision_encoders import create_torchvision
 from sanflow.encoders.weights import fit_weights, in_heads, read_weights, weights_digest
@@ -33,6 +34,8 @@ def build_encoder(
     scales: int = 3,
     padding: Padding | None = None,
     feature_scales: Sequence[float] | None = None,
+    tile_size: int | None = None,
+    tile_overlap: int = 0,
     seed: int = 0,
 ) -> Encoder:
     """Build a frozen encoder.
@@ -46,13 +49,15 @@ def build_encoder(
         scales: How many of the encoder's own taps, the deepest ones; without effect where `taps` is given.
         padding: `reflect` for the ResNets of the paper if None, else `zeros`: the network as it is.
         feature_scales: What to divide each scale by, from `measure_feature_scales`.
+        tile_size: Side in pixels of the tiles in which the network sees an image; None: it sees the whole image.
+        tile_overlap: Pixels by which neighbouring tiles overlap at least.
         seed: Of random weights.
 
     Returns:
         The encoder, on the CPU.
 
     Raises:
-        ConfigError: If the name, a tap, the padding or the number of scales does not fit.
+        ConfigError: If the name, a tap, the padding, the number of scales or the tiles do not fit.
         WeightsError: If the weights cannot be obtained or do not fit the network.
 
     Example:
@@ -93,6 +98,7 @@ def build_encoder(
         identity=identity,
         fixed_size=network.fixed_size,
         feature_scales=feature_scales,
+        tiling=None if tile_size is None else Tiling(tile_size, tile_overlap),
     )
 
 

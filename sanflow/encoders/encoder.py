@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sanflow.device import MEMORY_FORMAT
 from sanflow.encoders.layouts import Layout
 from sanflow.encoders.taps import shapes_at_taps
+from sanflow.encoders.tiling import Tiling
 from sanflow.errors import ConfigError
 
 
@@ -27,6 +28,8 @@ class Encoder(nn.Module):
         std: They are divided by this afterwards.
         identity: Facts that decide the features: name, tag, taps, padding, digest of the weights and so on.
         fixed_size: The one height and width it takes, if it takes only one.
+        feature_scales: Number by which each scale is divided, or None.
+        tiling: How images are cut into the tiles that the network sees; None: it sees whole images.
 
     Attributes:
         channels: Channels of each scale.
@@ -44,6 +47,7 @@ class Encoder(nn.Module):
         identity: dict[str, Any],
         fixed_size: tuple[int, int] | None = None,
         feature_scales: Sequence[float] | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -53,15 +57,19 @@ class Encoder(nn.Module):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.fixed_size = fixed_size
+        self.tiling = tiling
         self._identity = identity
         self.set_feature_scales(feature_scales)
         self.requires_grad_(False)
         self.train(False)
+        if tiling is not None:
+            tiling.require_encoder(self._sizes_at_once, self.strides)
 
     @property
     def identity(self) -> dict[str, Any]:
         """Facts that decide the features, as plain values for the checkpoint and the provenance."""
-        return {**self._identity, "feature_scales": self.feature_scales}
+        tiles = {} if self.tiling is None else {"tile_size": self.tiling.size, "tile_overlap": self.tiling.overlap}
+        return {**self._identity, "feature_scales": self.feature_scales, **tiles}
 
     def set_feature_scales(self, feature_scales: Sequence[float] | None) -> None:
         """Divide each scale by a number from now on; None for the features as they are.
@@ -105,15 +113,20 @@ class Encoder(nn.Module):
         Raises:
             ConfigError: If the network cannot take images of this size.
         """
-        height, width = images_B3HW.shape[2:]
-        self._require_size(height, width)
-        outputs = self.network(images_B3HW)
-        features = [
-            layout.to_map(output, (height, width)) for layout, output in zip(self.layouts, outputs, strict=True)
-        ]
+        if self.tiling is None:
+            features = self._seen_at_once(images_B3HW)
+        else:
+            features = self.tiling.features(images_B3HW, self._seen_at_once, self.strides)
         if self.feature_scales is None:
             return features
         return [features_BChw / scale for features_BChw, scale in zip(features, self.feature_scales, strict=True)]
+
+    def _seen_at_once(self, images_B3HW: Tensor) -> list[Tensor]:
+        """Compute the features of whole images, or of one tile of each."""
+        height, width = images_B3HW.shape[2:]
+        self._require_size(height, width)
+        outputs = self.network(images_B3HW)
+        return [layout.to_map(output, (height, width)) for layout, output in zip(self.layouts, outputs, strict=True)]
 
     def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """Find height and width of each scale's map for images of a size, without computing the features.
@@ -121,6 +134,13 @@ class Encoder(nn.Module):
         Raises:
             ConfigError: If the network cannot take images of this size.
         """
+        if self.tiling is None:
+            return self._sizes_at_once(height, width)
+        self.tiling.require_images(height, width, self.strides)
+        return [(height // stride, width // stride) for stride in self.strides]
+
+    def _sizes_at_once(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Find the sizes of the maps for whole images, or for tiles, of a size."""
         self._require_size(height, width)
         sizes = []
         for layout, shape in zip(self.layouts, shapes_at_taps(self.network, height, width), strict=True):
@@ -132,11 +152,13 @@ class Encoder(nn.Module):
 
     def _require_size(self, height: int, width: int) -> None:
         name = self._identity["name"]
+        what, key = ("images", "input_size") if self.tiling is None else ("tiles", "tile_size")
         if self.fixed_size is not None and (height, width) != self.fixed_size:
-            expected = " x ".join(map(str, self.fixed_size))
+            rows, columns = self.fixed_size
+            value = f"[{rows}, {columns}]" if self.tiling is None else max(self.fixed_size)
             raise ConfigError(
-                f"Expected images of {expected} for {name}, which takes no other size, but got {height} x {width}. "
-                f"Set `input_size: [{self.fixed_size[0]}, {self.fixed_size[1]}]` or choose another encoder."
+                f"Expected {what} of {rows} x {columns} for {name}, which takes no other size, but got {height} x "
+                f"{width}. Set `{key}: {value}` or choose another encoder."
             )
         patch = max((layout.stride for layout in self.layouts if layout.kind == "tokens"), default=1)
         if height % patch or width % patch:
@@ -148,6 +170,6 @@ class Encoder(nn.Module):
         # A map of one cell cannot be padded by reflection.
         if self._identity.get("padding") == "reflect" and min(height, width) <= deepest:
             raise ConfigError(
-                f"Expected images of more than {deepest} pixels for {name}, which pads by reflection at stride "
-                f"{deepest}, but got {height} x {width}. Choose a larger `input_size` or `padding: zeros`."
+                f"Expected {what} of more than {deepest} pixels for {name}, which pads by reflection at stride "
+                f"{deepest}, but got {height} x {width}. Choose a larger `{key}` or `padding: zeros`."
             )

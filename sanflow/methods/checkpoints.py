@@ -91,6 +91,8 @@ class Checkpoint:
                 scales=experiment.scales,
                 padding=identity.get("padding"),
                 feature_scales=identity.get("feature_scales"),
+                tile_size=experiment.tile_size,
+                tile_overlap=experiment.tile_overlap,
                 seed=identity.get("seed", 0),
             )
         expected, got = (known.get("weights_sha256") for known in (identity, encoder.identity))

@@ -41,3 +41,7 @@ class DistanceExperiment(EncoderExperiment):
         if self.crop is not None and self.crop > smallest:
             raise ValueError(f"expected `crop` of at most {smallest} pixels, as `input_size`, but got {self.crop}")
         return self
+
+    def encoded_size_for(self, dataset: str, category: str) -> tuple[int, int]:
+        """Return the size of the crop, if there is one."""
+        return super().encoded_size_for(dataset, category) if self.crop is None else (self.crop, self.crop)

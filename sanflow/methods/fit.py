@@ -167,4 +167,6 @@ def encoder_of(experiment: Any, feature_scales: Sequence[float] | None = None) -
         scales=experiment.scales,
         padding=experiment.padding,
         feature_scales=feature_scales,
+        tile_size=experiment.tile_size,
+        tile_overlap=experiment.tile_overlap,
     )

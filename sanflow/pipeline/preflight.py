@@ -74,31 +74,30 @@ def _files(benchmark: Benchmark, jobs: list[Job]) -> Iterator[str]:
 
 def _encoders(benchmark: Benchmark, jobs: list[Job]) -> Iterator[str]:
     """Name encoders that cannot be built or do not take an input size. Only shapes count: nothing is downloaded."""
-    sizes: dict[str, set[tuple[int, int]]] = {}
-    for job in jobs:
-        size = benchmark.experiments[job.experiment].input_size_for(job.dataset, job.category)
-        sizes.setdefault(job.experiment, set()).add(size)
-    for name, wanted in sizes.items():
-        experiment = benchmark.experiments[name]
-        if not isinstance(experiment, EncoderExperiment):
+    for name, experiment in benchmark.experiments.items():
+        own = [job for job in jobs if job.experiment == name]
+        if not own or not isinstance(experiment, EncoderExperiment):
             continue
+        sizes = {experiment.encoded_size_for(job.dataset, job.category) for job in own}
         try:
             encoder = _encoder(
                 experiment.encoder,
                 # Random weights have the same shapes as downloaded ones; a file of weights is read.
-                "random" if experiment.weights == "pretrained" else experiment.weights,
-                None if experiment.taps is None else tuple(experiment.taps),
-                experiment.scales,
-                experiment.padding,
+                weights="random" if experiment.weights == "pretrained" else experiment.weights,
+                taps=None if experiment.taps is None else tuple(experiment.taps),
+                scales=experiment.scales,
+                padding=experiment.padding,
+                tile_size=experiment.tile_size,
+                tile_overlap=experiment.tile_overlap,
             )
-            for height, width in sorted(wanted):
+            for height, width in sorted(sizes):
                 encoder.map_sizes(height, width)
         except SanflowError as error:
             yield f"{name}: {error}"
 
 
 @functools.cache
-def _encoder(name: str, weights: str, taps: tuple[str, ...] | None, scales: int, padding: Any) -> Any:
+def _encoder(name: str, **choices: Any) -> Any:
     from sanflow.encoders import build_encoder
 
-    return build_encoder(name, weights=weights, taps=taps, scales=scales, padding=padding)
+    return build_encoder(name, **choices)

@@ -54,7 +54,9 @@ def _experiment(name: str, runs: Sequence[Run], label: str) -> str:
     encoder = own[0].settings.get("encoder") or identity.get("name")
     sizes = in_order(" x ".join(map(str, run.metrics["input_size"])) for run in own if "input_size" in run.metrics)
     details = [f"encoder {encoder}"] if encoder else []
-    details += [f"input {', '.join(sizes)} pixels"] if sizes else []
+    tile = own[0].settings.get("tile_size")
+    in_tiles = f" in tiles of {tile}" if tile else ""
+    details += [f"input {', '.join(sizes)} pixels{in_tiles}"] if sizes else []
     return label + (f" ({', '.join(details)})" if details else "")
 
 

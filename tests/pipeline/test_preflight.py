@@ -59,11 +59,21 @@ def test_unknown_data(check, datasets, error, message):
         ({"taps": ["blocks.7"]}, r"has none called 'blocks\.7'"),
         ({"weights": "absent.safetensors"}, "absent.safetensors"),
         (CAIT, "224 x 224.*takes no other size"),
+        ({"tile_size": 96, "tile_overlap": 32}, r"at least `tile_size` \(96\) pixels a side, but got 64 x 64"),
+        ({"tile_size": 40, "tile_overlap": 32}, "`tile_size` and `tile_overlap` divisible by 32"),
+        ({"tile_size": 64, "input_size": 100, "tile_overlap": 32}, "width divisible by 32, .* but got 100 x 100"),
     ],
 )
 def test_encoders_that_cannot_be_built(check, change, message):
     with pytest.raises(ConfigError, match=f"(?s)all that the benchmark names.*- a: .*{message}.*Nothing was started"):
         check(a=BUNDLED | change)
+
+
+def test_only_the_part_that_is_encoded_counts(check):
+    vit = {"method": "padim", "encoder": "timm/vit_tiny_patch16_224.augreg_in21k", "weights": "random"}
+    check(a=vit | {"taps": ["blocks.1"], "input_size": 250, "crop": 224})
+    with pytest.raises(ConfigError, match=r"divisible by 16, the patch size of .*, but got 200 x 200"):
+        check(a=vit | {"taps": ["blocks.1"], "input_size": 256, "crop": 200})
 
 
 def test_all_faults_are_told_together_and_finished_jobs_need_nothing(check, tmp_path):

@@ -35,6 +35,7 @@ CASES = {
         "pooled_dimensions": 24,
         "input_size": [40, 160],
     },
+    "tiles": {"method": "padim", "dimensions": 20, "input_size": [48, 64], "tile_size": 32, "tile_overlap": 16},
 }
 
 
@@ -56,10 +57,11 @@ def fitted(index, tmp_path_factory):
             if name == "sanflow":
                 experiment = small_experiment(**changes)
             else:
-                experiment = methods()[name].settings.model_validate(DISTANCE | {"smoothing": 1.0} | changes)
+                settings = DISTANCE | {"smoothing": 1.0} | changes
+                experiment = methods()[changes["method"]].settings.model_validate(settings)
             outputs = Outputs(folder / "checkpoint.pt", folder / "train.json", folder / "state")
             job = FitJob(experiment, "small", index, 0, outputs, Tracker(), device="cpu")
-            detector_method(name).fit(job)
+            detector_method(experiment.method).fit(job)
             made[name] = outputs.checkpoint
         return made[name]
 
@@ -72,7 +74,9 @@ def extra():
         pytest.importorskip(name, reason="needs the extra `onnx`")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [*(name for name in CASES if name != "tiles"), pytest.param("tiles", marks=pytest.mark.slow)]
+)
 def test_onnx_equals_torch(fitted, tmp_path, name, extra):
     detector = module.load_for_export(fitted(name))
     images_NHW3 = module.random_images(detector.input_size, 5)

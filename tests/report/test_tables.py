@@ -282,6 +282,8 @@ def test_encoders_of_all_categories(tmp_path):
         )
     row = texts(build_table("encoders", read_runs(tmp_path)))[0]
     assert row[:5] == ["SANFlow", "timm/wide_resnet50_2.tv_in1k", "pretrained", "reflect", "256, 128 × 64"]
+    write_metrics(tmp_path, "d/a/e/seed0", OURS | {"tile_size": 64}, input_size=[256, 256])
+    assert texts(build_table("encoders", read_runs(tmp_path)))[0][4] == "256 in tiles of 64, 128 × 64"
 
 
 def test_costs_in_their_units(tmp_path):

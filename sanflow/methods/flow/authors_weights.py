@@ -177,6 +177,8 @@ def _import_encoder(
         "taps": experiment.taps,
         "scales": experiment.scales,
         "padding": experiment.padding,
+        "tile_size": experiment.tile_size,
+        "tile_overlap": experiment.tile_overlap,
     }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.pth"

@@ -155,5 +155,6 @@ def _short(weights: Any) -> str:
 
 
 def _size(run: Run) -> str:
-    size = run.metrics.get("input_size")
-    return f"{size[0]}" if size and size[0] == size[1] else " × ".join(map(str, size)) if size else "–"
+    size, tile = run.metrics.get("input_size"), run.settings.get("tile_size")
+    text = f"{size[0]}" if size and size[0] == size[1] else " × ".join(map(str, size)) if size else "–"
+    return f"{text} in tiles of {tile}" if tile else text

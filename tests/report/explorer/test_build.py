@@ -127,6 +127,10 @@ def test_top_says_what_was_run(results):
     texts = dict(facts["facts"])
     assert texts["Data sets"] == ["my_parts (2 categories: cap, nut; 22 test images)"]
     assert texts["Experiments"][1] == "SANFlow‡ (encoder torchvision/resnet18, input 64 x 64 pixels)"
+    for run in runs:
+        run.settings["tile_size"] = 32
+    label = dict(facts_of(results, runs)["facts"])["Experiments"][1]
+    assert label == "SANFlow‡ (encoder torchvision/resnet18, input 64 x 64 pixels in tiles of 32)"
     assert texts["Seeds"] == ["0"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", texts["Finished"][0])
     assert texts["Training time"] == ["6 minutes, all runs together"]  # four times 90 seconds
