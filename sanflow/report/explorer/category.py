@@ -8,6 +8,7 @@ Shapes: N test images, H x W a map.
 
 import csv
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -72,9 +73,11 @@ def write_category(
         IntegrityError: If scores belong to other images.
     """
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        pictures = [_pictures_of(run, index, pool.map) for run in runs]
+        # Decoded once for all runs whose maps have the same size.
+        masks_of = functools.cache(lambda size: np.stack(list(iterate_masks(index, size))))
+        pictures = [_pictures_of(run, index, masks_of, pool.map) for run in runs]
         truth_size = _bounded(_usual_size(index), TRUTH_SIDE)
-        truths = [outline_of(mask_HW, 0.5) for mask_HW in iterate_masks(index, truth_size)]
+        truths = list(pool.map(lambda mask_HW: outline_of(mask_HW, 0.5), iterate_masks(index, truth_size)))
         images, maps = folder / "images" / str(number), folder / "maps" / str(number)
         for place in (images, *(maps / str(k) for k in range(len(runs)))):
             place.mkdir(parents=True)
@@ -115,8 +118,13 @@ def write_category(
     write_script(data / f"outlines-{number}.js", f"outlines-{number}", outlines)
 
 
-def _pictures_of(run: Run, index: Index, each: Callable[..., Iterable[Any]]) -> RunPictures:
-    """Read one run; `each` is a `map` that may work on several chunks at once."""
+def _pictures_of(
+    run: Run,
+    index: Index,
+    masks_of: Callable[[tuple[int, int]], np.ndarray],
+    each: Callable[..., Iterable[Any]],
+) -> RunPictures:
+    """Read one run; `masks_of` gives the ground truth at a size, `each` is a `map` that may work on several chunks."""
     scores = _scores_of(run, index)
     size, n_images = _bounded(scores.input_size, MAP_SIDE), len(scores.paths)
     chunks = [slice(start, start + CHUNK) for start in range(0, n_images, CHUNK)]
@@ -124,7 +132,7 @@ def _pictures_of(run: Run, index: Index, each: Callable[..., Iterable[Any]]) -> 
     samples = each(lambda part: _maps_of(scores, part, size)[:, ::step, ::step].ravel(), chunks)
     edges = level_edges(np.concatenate(list(samples)))
     threshold = float(run.metrics.get("pixel_f1_threshold", math.nan))
-    masks_NHW = np.stack(list(iterate_masks(index, size)))
+    masks_NHW = masks_of(size)
 
     def picture(part: slice) -> tuple[np.ndarray, list[str], list[float | None]]:
         maps_NHW = _maps_of(scores, part, size)
