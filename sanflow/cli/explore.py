@@ -24,6 +24,12 @@ def explore(
     benchmark: RunsOfOption = None,
 ) -> None:
     """Write the explorer: one page with the headline table, every test image and its maps; needs the images."""
+    from sanflow.benchmark_json import read_outline
+    from sanflow.pipeline.benchmark import benchmark_path
+    from sanflow.pipeline.outline import write_benchmark_outline
     from sanflow.report.explorer import write_explorer
 
+    # A job of the workflow whose results come from an object store does not have it.
+    if benchmark is not None and read_outline(results) is None:
+        write_benchmark_outline(benchmark_path(benchmark), results)
     typer.echo(write_explorer(results, output, metrics_files(results, benchmark), workers=workers))

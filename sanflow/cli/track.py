@@ -12,14 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import track as progress
 
-from sanflow.benchmark_json import claim, write_outline
-from sanflow.config.dataset import DatasetChoice
+from sanflow.benchmark_json import claim
 from sanflow.config.settings import settings_here
-from sanflow.data.registry import categories
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import read_json, write_json
-from sanflow.pipeline.benchmark import benchmark_path, load_benchmark
-from sanflow.provenance import digest_of, environment
+from sanflow.pipeline.benchmark import benchmark_path
+from sanflow.pipeline.outline import write_benchmark_outline
+from sanflow.provenance import environment
 from sanflow.tracking import URI_VARIABLE, masked
 from sanflow.tracking.contents import of_benchmark
 from sanflow.tracking.mirror import Mirror, ServerAwayError
@@ -55,7 +54,7 @@ def init(benchmark: BenchmarkArgument, results: ResultsOption = None, uri: UriOp
     """Write benchmark.json and begin the benchmark's run, before jobs start at the same time."""
     path, results, uri = _places(benchmark, results, uri)
     # Also where tracking is off: tables are ordered by it, and results can be sent to a server that is started later.
-    _write_outline(path, results)
+    write_benchmark_outline(path, results)
     if uri:
         _send(path, results, uri, status="RUNNING", jobs=False)
 
@@ -93,30 +92,6 @@ def _places(benchmark: str, results: Path | None, uri: str | None) -> tuple[Path
     return path.absolute(), (results or Path("results", path.stem)).absolute(), uri or None
 
 
-def _write_outline(path: Path, results: Path) -> None:
-    chosen = load_benchmark(path)
-    write_outline(
-        results,
-        name=path.stem,
-        title=chosen.title,
-        digest=digest_of(chosen.model_dump(mode="json")),
-        datasets={name: _order(name, choice) for name, choice in chosen.datasets.items()},
-        experiments=chosen.experiments,
-        runs_on={name: own.datasets for name, own in chosen.experiments.items() if own.datasets is not None},
-        seeds=chosen.seeds,
-    )
-
-
-def _order(name: str, choice: DatasetChoice) -> list[str]:
-    """List the categories in the benchmark's order; none if the folder of the data set is not here to be looked at."""
-    if choice.categories != "all":
-        return choice.categories
-    try:
-        return categories(name, "all", choice.kind, choice.root)
-    except DataError:
-        return []
-
-
 def _send(
     path: Path, results: Path, uri: str, *, status: str | None = None, jobs: bool = True, models: bool = False
 ) -> None:
@@ -125,7 +100,7 @@ def _send(
     The status of the benchmark's run is kept beside the job files, for a `sync` that comes later.
     """
     if claim(results) is None:
-        _write_outline(path, results)
+        write_benchmark_outline(path, results)
     outline = claim(results) or {}
     state_file = results / "tracking" / "benchmark.json"
     if status or not state_file.exists():

@@ -19,8 +19,10 @@ from sanflow.provenance import code_digest
 
 # A key of Snakemake, and the key by which the Snakefile passes the results folder to the report's text.
 OWN_KEYS = {"pathvars", "results"}
-# Relative to this file, because another Snakefile may import this workflow as a module.
-CONFIG = Path(workflow.current_basedir.join("../../config").get_path_or_uri(secret_free=True))
+# Beside this file, because another Snakefile may import this workflow as a module. If it does so from a hosting service, as
+# snakedeploy arranges, config/ was copied to the folder in which snakemake runs.
+HERE = workflow.current_basedir
+CONFIG = Path(HERE.join("../../config").get_path_or_uri(secret_free=True) if HERE.is_local else "config")
 
 try:
     SETTINGS = settings_from({key: value for key, value in config.items() if key not in OWN_KEYS})
@@ -53,6 +55,14 @@ THREADS = threads_of_fit(
     1 if GPUS is None else GPUS.value,
     SETTINGS.device,
     os.environ,
+)
+# With an object store the finished files are there. In RESULTS_FOLDER are states of trainings, tracking and benchmark.json.
+STORE = workflow.storage_settings.default_storage_provider and workflow.storage_settings.default_storage_prefix
+WHERE = (
+    f"The results are in {STORE.rstrip('/')}/{RESULTS_FOLDER}. Copy them to {RESULTS_FOLDER} to look at them; then "
+    f"`sanflow track publish {BENCHMARK_FILE} --results {RESULTS_FOLDER}` sends them to MLflow."
+    if STORE
+    else None
 )
 # A report shows finished figures only, because Snakemake makes no report if one figure is missing.
 REPORTING = any(word.split("=")[0] == "--report" for word in sys.argv)

@@ -9,7 +9,8 @@
 rule download:
     """Fetch, check and unpack a data set, or make the built-in one."""
     output:
-        marker="<data>/{dataset}/.sanflow.json",
+        # Data sets stay where they are, also if an object store holds the results.
+        marker=local("<data>/{dataset}/.sanflow.json"),
     log:
         "<logs>/download/{dataset}.log",
     benchmark:
@@ -28,7 +29,7 @@ rule download:
 rule index:
     """List and check the images and masks of a category; every later step reads only this list."""
     input:
-        marker=PLAN.marker,
+        marker=lambda wildcards: local(PLAN.marker(wildcards)),
     output:
         table="<results>/{dataset}/{category}/index.csv",
         facts="<results>/{dataset}/{category}/index.json",

@@ -36,7 +36,7 @@ rule tables:
     params:
         code=code_digest("tables"),
         published=published_digest(),
-        results=lambda wildcards: RESULTS_FOLDER,
+        results=lambda wildcards, output: str(Path(output[0]).parents[1]),
     message:
         "Tables of all jobs"
     shell:
@@ -75,7 +75,7 @@ rule figures:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=code_digest("figures"),
-        results=lambda wildcards: RESULTS_FOLDER,
+        results=lambda wildcards, output: str(Path(output[0]).parents[3]),
     message:
         "Figures of {wildcards.dataset}, {wildcards.category}"
     shell:
@@ -109,7 +109,7 @@ rule dots:
     params:
         code=code_digest("figures"),
         published=published_digest(),
-        results=lambda wildcards: RESULTS_FOLDER,
+        results=lambda wildcards, output: str(Path(output[0]).parents[2]),
     message:
         "Dots of the headline metrics of all jobs"
     shell:
@@ -128,7 +128,7 @@ rule explorer:
         images=PLAN.files_of_jobs("images.csv"),
         scores=PLAN.files_of_jobs("scores.npz"),
     output:
-        "<results>/explorer/index.html",
+        folder=directory("<results>/explorer"),
     log:
         "<logs>/explorer.log",
     benchmark:
@@ -139,7 +139,7 @@ rule explorer:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=code_digest("explorer"),
-        results=lambda wildcards: RESULTS_FOLDER,
+        results=lambda wildcards, output: str(Path(output.folder).parent),
     message:
         "Explorer of all jobs"
     shell:
