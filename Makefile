@@ -19,7 +19,7 @@ install: $(INSTALLED) ## Make .venv and install everything in it.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Expected Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 install" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,slurm,postgres,video,onnx]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,slurm,kubernetes,postgres,video,onnx]'
 	@touch $@
 
 demo: install ## Run the demo benchmark, write its report, print its table and the page to open.

@@ -15,10 +15,12 @@ BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.timeout(1200)
 
 
-def importing(root: Path, folder: Path, module: str, *arguments: str, rules: str = "") -> str:
+def importing(
+    root: Path, folder: Path, module: str, *arguments: str, rules: str = "", imported: str = "workflow/Snakefile"
+) -> str:
     """Run a Snakefile that imports this project's; returns all it printed."""
     snakefile = folder / "Snakefile"
-    text = f"module bench:\n    snakefile: {str(root / 'workflow/Snakefile')!r}\n{module}"
+    text = f"module bench:\n    snakefile: {str(root / imported)!r}\n{module}"
     text += f"use rule * from bench as bench_*\n{rules}"
     snakefile.write_text(text, "utf-8")
     answer = subprocess.run(
@@ -33,10 +35,14 @@ def importing(root: Path, folder: Path, module: str, *arguments: str, rules: str
     return answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize("module", ["    config: {'benchmark': 'demo', 'tracking': {'uri': None}}\n", ""])
-def test_a_named_benchmark_is_found_beside_the_imported_snakefile(root, tmp_path, module):
-    output = importing(root, tmp_path, module, "--dry-run", "--quiet", "rules")
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [("    config: {'benchmark': 'demo', 'tracking': {'uri': None}}\n", "Snakefile"), ("", "workflow/Snakefile")],
+)
+def test_a_named_benchmark_is_found_beside_the_imported_snakefile(root, tmp_path, module, imported):
+    output = importing(root, tmp_path, module, "--dry-run", "--quiet", "rules", imported=imported)
     assert "bench_train" in output
+    assert "bench_all" in output
 
 
 def test_its_folders_can_be_named_by_the_importing_snakefile(root, tmp_path):

@@ -1,15 +1,18 @@
 """Results in an object store instead of a folder: a real S3 server on loopback."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import yaml
+from snakemake_executor_plugin_kubernetes import ExecutorSettings, parse_persistent_volumes
 from typer.testing import CliRunner
 
 from sanflow.cli import app
 from tests.helpers.object_store import OPTIONS, object_store
 from tests.helpers.tracking import jobs_of
-from tests.helpers.workflow import snakemake, write_benchmark
+from tests.helpers.workflow import planned, snakemake, write_benchmark
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 RUN = "results/small/parts/nut/kept/seed0"
@@ -88,3 +91,23 @@ def test_copied_results_can_be_sent_to_mlflow(ran, tmp_path, monkeypatch):
     (run,) = [run for run in jobs_of(uri, "small") if run.data.tags["sanflow.unit"] == "small/parts/nut/kept/seed0"]
     metrics = json.loads((away / RUN / "metrics.json").read_text("utf-8"))
     assert run.data.metrics["test/aupro"] == metrics["aupro"]
+
+
+def test_the_kubernetes_profile_is_an_executor_and_these_settings(root, tmp_path, monkeypatch):
+    """Its plugins accept every key; where no pod runs, its volumes and its bucket are read as they are meant."""
+    write_benchmark(tmp_path, experiments=("kept",))
+    profile = root / "profiles/kubernetes"
+    settings = yaml.safe_load((profile / "config.yaml").read_text("utf-8"))
+    assert settings[OPTIONS[0].removeprefix("--")] == OPTIONS[1]
+    volumes = parse_persistent_volumes(settings["kubernetes-persistent-volumes"])
+    assert [str(volume.path) for volume in volumes] == ["/workdir/data", "/workdir/results"]
+    known = {f"kubernetes-{field.name.replace('_', '-')}" for field in dataclasses.fields(ExecutorSettings)}
+    assert {key for key in settings if key.startswith("kubernetes-")} <= known
+    with object_store() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        jobs = planned(root, tmp_path, "--workflow-profile", profile)
+    assert jobs == {
+        **{"index": 1, "train_keeping": 1, "score": 1, "score_epoch": 1, "evaluate": 1, "evaluate_epoch": 1},
+        **{"tables": 1, "figures": 1, "dots": 1, "explorer": 1},
+    }
