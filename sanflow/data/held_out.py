@@ -46,19 +46,19 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
 
 
 def _chosen(rows: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Return True for the held-out rows: whole parts, in a seeded order, until the fraction is reached."""
-    parts = parts_of(rows)
-    names = sorted(set(parts))
+    """Return True for the held-out rows: whole groups, in a seeded order, until the fraction is reached."""
+    groups = parts_of(rows)
+    names = sorted(set(groups))
     # RandomState, not Generator: only the former's stream is frozen across numpy versions.
     random = np.random.RandomState(np.random.SeedSequence([seed, STREAM]).generate_state(8))
-    sizes = parts.value_counts()
+    sizes = groups.value_counts()
     wanted, n_held, held = round(fraction * len(rows)), 0, set()
     for place in random.permutation(len(names)):
         if n_held >= wanted:
             break
         held.add(names[place])
         n_held += int(sizes[names[place]])
-    return parts.isin(held).to_numpy()
+    return groups.isin(held).to_numpy()
 
 
 def _as_test(index: Index, rows: pd.DataFrame) -> Index:
