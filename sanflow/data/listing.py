@@ -24,7 +24,7 @@ class Row:
         defect_type: "good" or the kind of defect.
         image: Path relative to the data set's top folder.
         mask: As `image`; "" without a mask. See `sanflow.data.masks`.
-        group: Condition under which the image was taken, such as the light; "" where there is nothing.
+        group: Condition of the image, such as the light, by which metrics may be split; "" where there is nothing.
         part: Name of the part that it shows, where several photographs of one part exist; else "".
     """
 
