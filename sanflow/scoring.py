@@ -147,7 +147,7 @@ class _Collected:
             defect_types=[str(kind) for kind in table.defect_type],
             input_size=detector.input_size,
             image_scores=torch.cat(self.image_scores).numpy() if self.image_scores else None,
-            held_out_scores=None if checkpoint.held_out is None else np.asarray(checkpoint.held_out["scores"]),
+            **_held_out(checkpoint),
             provenance={**provenance, "checkpoint_digest": checkpoint.digest},
             cost={
                 "images_per_second": len(table) / seconds,
@@ -167,6 +167,16 @@ class _Collected:
             latent_labels=None if latents_MC is None else self._masks_Nhw.reshape(-1)[self._chosen_M],
             latent_scale=self.latent_scale,
         )
+
+
+def _held_out(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Return the fields of `Scores` that hold what the checkpoint knows of held-out parts."""
+    if checkpoint.held_out is None:
+        return {}
+    found = {"held_out_scores": np.asarray(checkpoint.held_out["scores"])}
+    if "parts" in checkpoint.held_out:
+        found["held_out_parts"] = np.unique(checkpoint.held_out["parts"], return_inverse=True)[1]
+    return found
 
 
 def sample_locations(masks_Nhw: ndarray, seed: int) -> ndarray:

@@ -58,6 +58,7 @@ class Scores:
         input_size: (height, width) the images had before the model.
         image_scores: (N,) float32 image scores of the method's own; None: an image's score is the maximum of its map.
         held_out_scores: (M,) float64 image scores of good parts that the fit did not see; None if there are none.
+        held_out_parts: (M,) int64, a number for the part that each of them shows; None: each another one.
         provenance: The values of a `Provenance`, and "checkpoint_digest" or "maps_sha256".
         cost: "images_per_second" of scoring and the like; JSON values.
 
@@ -74,6 +75,7 @@ class Scores:
     input_size: tuple[int, int]
     image_scores: np.ndarray | None = None
     held_out_scores: np.ndarray | None = None
+    held_out_parts: np.ndarray | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -150,6 +152,8 @@ class Scores:
             arrays["image_scores"] = self.image_scores
         if self.held_out_scores is not None:
             arrays["held_out_scores"] = np.asarray(self.held_out_scores, np.float64)
+        if self.held_out_parts is not None:
+            arrays["held_out_parts"] = np.asarray(self.held_out_parts, np.int64)
         _write_archive(path, header, arrays)
 
     @classmethod
@@ -170,6 +174,7 @@ class Scores:
             input_size=tuple(header["input_size"]),
             image_scores=arrays.get("image_scores"),
             held_out_scores=arrays.get("held_out_scores"),
+            held_out_parts=arrays.get("held_out_parts"),
             provenance=header["provenance"],
             cost=header["cost"],
         )

@@ -107,6 +107,7 @@ def index(
         mask_above=choice.mask_above,
         bits=choice.bits,
         max_megapixels=choice.max_megapixels,
+        part_pattern=choice.part_pattern,
         test_needed=not without_test,
     )
     write_index(made, output)

@@ -39,7 +39,7 @@ def predict(
 
     A killed run resumes when the same command is given again. The exit code is 3 if an image could not be read.
     """
-    from sanflow.evaluation.conformal import expected_rate, rate_interval
+    from sanflow.evaluation.conformal import expected_rate, number_of_parts, rate_interval
     from sanflow.prediction.detector import load_detector
     from sanflow.prediction.predict import Wanted, decision_of, image_files
     from sanflow.prediction.predict import predict as run
@@ -48,7 +48,7 @@ def predict(
     detector = load_detector(checkpoint, device)
     decision = decision_of(detector, false_alarm_rate, threshold)
     if false_alarm_rate is not None and detector.held_out is not None:
-        n = detector.held_out.size
+        n = number_of_parts(detector.held_out, detector.held_out_parts)
         expected = 100 * expected_rate(false_alarm_rate, n)
         low, high = (100 * rate for rate in rate_interval(false_alarm_rate, n))
         console.print(
@@ -90,14 +90,19 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option(help="Checkpoint to write.", show_default="the checkpoint itself")
     ] = None,
+    part_pattern: Annotated[
+        str | None,
+        typer.Option(help="Several photographs of one part: regular expression that finds its name in a path."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Calibrate a fitted detector on new good parts, as after a change of light; nothing is trained again."""
     from sanflow.prediction.calibration import NOTABLE_P, calibrate_on_files
     from sanflow.prediction.predict import image_files
 
-    n, p = calibrate_on_files(checkpoint, image_files(images), output or checkpoint, device=device)
-    typer.echo(f"{n} good parts calibrate {output or checkpoint}; its smallest p-value is 1 / {n + 1}.")
+    files, target = image_files(images), output or checkpoint
+    n, p = calibrate_on_files(checkpoint, files, target, device=device, part_pattern=part_pattern)
+    typer.echo(f"{n} good parts calibrate {target}; its smallest p-value is 1 / {n + 1}.")
     if p is not None and p < NOTABLE_P:
         console.print(
             f"Warning: the scores of these parts differ from the old held-out ones (two-sample test: p = {p:.2g}). "

@@ -1,5 +1,6 @@
 """Say which data a benchmark uses."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -26,6 +27,18 @@ class DatasetChoice(StrictModel):
     """How many bits of 16-bit images are used: 12 for a 12-bit camera; unset: all."""
     max_megapixels: float = Field(200.0, gt=0)
     """Larger images are refused."""
+    part_pattern: str | None = None
+    """Several photographs of one part: a regular expression that is searched in an image's path. What its groups match
+    names the part; without groups, the whole match."""
+
+    @field_validator("part_pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"expected a regular expression, but got {pattern!r}: {error}") from error
+        return pattern
 
     @field_validator("categories", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sanflow.data.index import Index
+from sanflow.data.parts import parts_of
 from sanflow.errors import ConfigError
 
 STREAM = 5
@@ -14,7 +15,7 @@ STREAM = 5
 def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Index | None]:
     """Split the good training images of a category.
 
-    Images of one group (several photographs of one part) stay together, where the index has groups.
+    Photographs of one part stay together.
 
     Arguments:
         index: The category.
@@ -46,7 +47,7 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
 
 def _chosen(rows: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     """Return True for the held-out rows: whole groups, in a seeded order, until the fraction is reached."""
-    groups = rows["group"].where(rows["group"] != "", rows["image"]) if "group" in rows else rows["image"]
+    groups = parts_of(rows)
     names = sorted(set(groups))
     # RandomState, not Generator: only the former's stream is frozen across numpy versions.
     random = np.random.RandomState(np.random.SeedSequence([seed, STREAM]).generate_state(8))

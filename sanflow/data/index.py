@@ -20,6 +20,7 @@ from sanflow.config.names import name_problem, normal_form, printable
 from sanflow.data.decode import Reading
 from sanflow.data.layouts import list_rows
 from sanflow.data.listing import SPLITS
+from sanflow.data.parts import PART, divided_parts, name_parts
 from sanflow.data.places import locate
 from sanflow.data.records import covering_masks, open_row, unused_bits
 from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
@@ -39,7 +40,7 @@ COLUMNS = {
     "mask_sha256": str,
     "defect_pixels": int,
 }
-GROUP = "group"  # a column only where there are groups
+ADDED = {"group": str, PART: str}  # columns only where they are not empty
 AS_WRITTEN = Reading()
 SHOWN = 40  # problems of one report, at most
 
@@ -51,7 +52,8 @@ class Index:
     `table` has the columns of `COLUMNS`: split ("train", "validation" or "test"), label (1 defective), defect_type
     ("good" or its name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256,
     mask_sha256, defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are
-    read, `warnings` what is unusual about them. A column `group` is added where images have groups, such as the light.
+    read, `warnings` what is unusual about them. A column `group` is added where images have groups, such as the light,
+    and a column `part` where the parts that they show have names.
     """
 
     dataset: str
@@ -98,6 +100,7 @@ def build_index(
     mask_above: int | None = None,
     bits: int | None = None,
     max_megapixels: float = Reading.max_megapixels,
+    part_pattern: str | None = None,
     check_counts: bool = True,
     test_needed: bool = True,
     workers: int | None = None,
@@ -113,6 +116,7 @@ def build_index(
             two levels.
         bits: How many bits of 16-bit files are used; None: all.
         max_megapixels: Larger images and masks are refused.
+        part_pattern: Names the part that an image shows by its path, see `sanflow.data.parts.part_name`.
         check_counts: Compare with the known counts of a registered data set.
         test_needed: Refuse a category without test images: a detector can be fitted on it, but nothing measured.
         workers: Threads that decode; one per processor, at most 8, if unset.
@@ -120,7 +124,8 @@ def build_index(
     Raises:
         ConfigError: If the data set or category is unknown.
         DataError: With all faults of the category together: broken files, masks without images, defective images
-            without masks, masks of another size, images that are in train and in test, an empty split, wrong counts.
+            without masks, masks of another size, images or parts that are in train and in test, an empty split, wrong
+            counts.
     """
     entry = dataset_entry(dataset, kind, folder)
     category = normal_form(category)
@@ -131,6 +136,9 @@ def build_index(
         raise DataError(f"Expected a folder whose name can be written, but of {printable(str(root))} {problem}.")
     is_list = kind == "list"
     listing = list_table(Path(folder), category, dataset) if is_list else list_rows(entry.layout, root, category)
+    if part_pattern is not None:
+        listing.rows, unnamed = name_parts(listing.rows, part_pattern)
+        listing.problems += unnamed
     known_above = entry.mask_above if mask_above is None else mask_above
     reading = Reading(known_above or 0, bits, max_megapixels)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
@@ -152,10 +160,9 @@ def build_index(
         warnings.append(
             f"none of {len(listing.unmasked)} defective images has a mask: only image metrics can be measured"
         )
-    table = pd.DataFrame([record.columns for record in records], columns=[*COLUMNS, GROUP])
-    if (table[GROUP] == "").all():
-        table = table.drop(columns=GROUP)
-    problems += _leaks(table)
+    table = pd.DataFrame([record.columns for record in records], columns=[*COLUMNS, *ADDED])
+    problems += [*_leaks(table), *divided_parts(table)]
+    table = table.drop(columns=[name for name in ADDED if (table[name] == "").all()])
     counted = _counts(table, entry.categories[category] if check_counts else None, test_needed)
     # One class of test images is enough for scores; without test images, or without training images, there are none.
     (problems if counted.is_fault else warnings).extend(counted.lines)
@@ -300,7 +307,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _types(table: pd.DataFrame) -> dict[str, type]:
     """Return the type of each column, in the order of the file."""
-    return COLUMNS | ({GROUP: str} if GROUP in table else {})
+    return COLUMNS | {name: kind for name, kind in ADDED.items() if name in table}
 
 
 def _digest(csv: str, reading: Reading) -> str:

@@ -24,7 +24,8 @@ class Row:
         defect_type: "good" or the kind of defect.
         image: Path relative to the data set's top folder.
         mask: As `image`; "" without a mask. See `sanflow.data.masks`.
-        group: What metrics may be split by, such as the light; "" where there is nothing.
+        group: Condition of the image, such as the light, by which metrics may be split; "" where there is nothing.
+        part: Name of the part that it shows, where several photographs of one part exist; else "".
     """
 
     split: str
@@ -32,6 +33,7 @@ class Row:
     image: str
     mask: str = ""
     group: str = ""
+    part: str = ""
 
     @property
     def label(self) -> int:

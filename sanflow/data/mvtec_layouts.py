@@ -89,7 +89,7 @@ def btad(root: Path, category: str) -> Listing:
 def mvtec_ad_2(root: Path, category: str) -> Listing:
     """Read <category>/{train/good, validation/good, test_public/{good, bad, ground_truth/bad}}; <number>_<light>.png.
 
-    The private test sets have no labels and are not listed.
+    Images of one number show one part under several lights. The private test sets have no labels and are not listed.
     """
     top, listing, used = category_folder(root, category), Listing(), set[Path]()
     public = top / "test_public"
@@ -102,9 +102,10 @@ def mvtec_ad_2(root: Path, category: str) -> Listing:
             if kind == "bad" and mask is None:
                 expected = f"{category}/test_public/ground_truth/bad/{image.stem}_mask.png"
                 listing.unmasked.append(f"{relative(image, root)}: no mask; expected {expected}")
-            light = image.stem.partition("_")[2]
+            number, _, light = image.stem.partition("_")
+            shown = relative(image.with_name(number), root)
             reference = "" if mask is None else relative(mask, root)
-            listing.rows.append(Row(part.removesuffix("_public"), kind, relative(image, root), reference, light))
+            listing.rows.append(Row(part.removesuffix("_public"), kind, relative(image, root), reference, light, shown))
     listing.problems += [f"{relative(mask, root)}: a mask without an image" for mask in masks.values()]
     for part in ("train", "validation", "test_public"):
         listing.leftovers += leftovers(top / part, root, {*used, public / "ground_truth"})

@@ -54,6 +54,7 @@ def open_row(root: Path, row: Row, reading: Reading) -> Record:
         "mask_sha256": "",
         "defect_pixels": 0,
         "group": row.group,
+        "part": row.part,
     }
     record = Record(columns)
     try:

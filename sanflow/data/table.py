@@ -1,7 +1,7 @@
 """List the images of a data set that the user describes in one CSV file (`kind: list`), for any layout of folders.
 
 Columns: image, split (train, validation, test), label (0 good, 1 defective); optionally mask, defect_type, group,
-category. Paths are relative to the CSV file's folder.
+part, category. Paths are relative to the CSV file's folder.
 """
 
 import csv
@@ -15,7 +15,7 @@ from sanflow.data.mvtec_layouts import masks_of_good_images
 from sanflow.errors import DataError, did_you_mean
 
 NEEDED = ("image", "split", "label")
-OPTIONAL = ("mask", "defect_type", "group", "category")
+OPTIONAL = ("mask", "defect_type", "group", "part", "category")
 LABELS = {"0": 0, "good": 0, "1": 1, "defective": 1}
 
 
@@ -82,7 +82,7 @@ def list_table(path: Path, category: str, dataset: str) -> Listing:
         elif label == 1 and not mask:
             listing.unmasked.append(f"{place}: no mask in the column mask")
         kind = "good" if label == 0 else kind or "defective"
-        listing.rows.append(Row(split, kind, image, mask if label == 1 else "", line["group"]))
+        listing.rows.append(Row(split, kind, image, mask if label == 1 else "", line["group"], line["part"]))
     listing.problems += masks_of_good_images(masks_of_good, root)
     return in_order(listing)
 

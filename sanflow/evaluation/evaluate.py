@@ -22,6 +22,7 @@ from sanflow.anomaly_maps.scores_file import Scores
 from sanflow.config.experiment import Experiment
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
+from sanflow.data.parts import PART, parts_of
 from sanflow.data.vanished import load_masks_and_losses
 from sanflow.errors import IntegrityError
 from sanflow.evaluation.metric_table import HEADLINE
@@ -90,7 +91,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         scores: From a scores file.
         index: The category they belong to.
         evaluate_at: `native` measures at the originals' resolution too; it needs memory for all maps at once.
-        resamples: Of the bootstrap over images, for the 95 % intervals of the headline metrics.
+        resamples: Of the bootstrap over parts, for the 95 % intervals of the headline metrics.
 
     Returns:
         All metrics; without pixel metrics where no defective image has a mask.
@@ -101,6 +102,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
     """
     _require_same_images(scores, index)
     scores.require_finite(f"the scores of {index.dataset}/{index.category}")
+    parts_N = parts_of(index.test).to_numpy(str) if PART in index.test else None
     masks_NHW, vanished = load_masks_and_losses(index, scores.input_size)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MetricWarning)
@@ -108,7 +110,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         image_N = image_scores(maps_NHW, scores)
         metrics: dict[str, Any] = image_metrics(image_N, scores.labels)
         curves = _flat({"roc": roc_curve(image_N, scores.labels), "pr": pr_curve(image_N, scores.labels)}, "image")
-        intervals = bootstrap_image_metrics(image_N, scores.labels, resamples=resamples)
+        intervals = bootstrap_image_metrics(image_N, scores.labels, parts=parts_N, resamples=resamples)
         aupimo_N = np.full(len(image_N), np.nan)
         if index.knows_pixels:
             measures = PixelMeasures(maps_NHW, masks_NHW)
@@ -116,7 +118,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             metrics |= pixels
             curves |= _histograms(maps_NHW, ~masks_NHW, masks_NHW)
             curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
-            intervals |= bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels)
+            intervals |= bootstrap_pixel_metrics(maps_NHW, masks_NHW, parts=parts_N, resamples=resamples, exact=pixels)
             aupimo_N = measures.aupimo_N
             del measures
         else:
@@ -144,14 +146,20 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         name: [interval.low, interval.high] for name, interval in intervals.items() if not math.isnan(interval.low)
     }
     metrics["interval_confidence"] = 0.95
-    metrics["operating_point"] = operating_points(image_N, scores.labels, scores.held_out_scores)
+    metrics["operating_point"] = operating_points(
+        image_N,
+        scores.labels,
+        scores.held_out_scores,
+        parts_N=parts_N,
+        held_out_parts_M=scores.held_out_parts,
+    )
     metrics["input_size"] = list(scores.input_size)
     metrics["evaluate_at"] = evaluate_at
     metrics["counts"] = {
         "test_images": len(scores.paths),
         "anomalous": int(scores.labels.sum()),
         "training_images": len(index.train),
-    }
+    } | ({} if parts_N is None else {"test_parts": len(set(parts_N))})
     metrics["warnings"] = sorted({str(warning.message) for warning in caught} | {*vanished.warnings(), *index.warnings})
     metrics["provenance"] = {
         **scores.provenance,

@@ -75,6 +75,12 @@ class LoadedDetector:
         scores = None if self.checkpoint.held_out is None else self.checkpoint.held_out["scores"]
         return None if scores is None else np.asarray(scores, np.float64)
 
+    @property
+    def held_out_parts(self) -> ndarray | None:
+        """Names of the parts that these scores are of, (N,); None: each of another one."""
+        names = None if self.checkpoint.held_out is None else self.checkpoint.held_out.get("parts")
+        return None if names is None else np.asarray(names, str)
+
     def __call__(self, image: "str | Path | Image.Image | ndarray") -> Prediction:
         """Score one image.
 
@@ -86,7 +92,7 @@ class LoadedDetector:
         """
         batch = self.score(self.read(image)[None])
         held_out = self.held_out
-        p_value = None if held_out is None else float(p_values(batch.scores_B, held_out)[0])
+        p_value = None if held_out is None else float(p_values(batch.scores_B, held_out, self.held_out_parts)[0])
         return Prediction(float(batch.scores_B[0]), p_value, batch.maps_BHW[0])
 
     def read(self, image: "str | Path | Image.Image | ndarray") -> ndarray:

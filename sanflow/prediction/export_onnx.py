@@ -25,7 +25,7 @@ from numpy import ndarray
 from sanflow.data.registry import load_registry
 from sanflow.encoders.licences import weights_licence
 from sanflow.errors import ConfigError, ExportError
-from sanflow.evaluation.conformal import threshold
+from sanflow.evaluation.conformal import number_of_parts, threshold
 from sanflow.files import atomic_path, storage_errors
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.prediction.detector import RESAMPLING, LoadedDetector, detector_of
@@ -244,15 +244,15 @@ def held_out_summary(detector: LoadedDetector) -> dict[str, Any] | None:
         `parts`, `smallest`, `median`, `largest`, and `threshold` at `false_alarm_rate`: a part is anomalous where its
         score exceeds it. The threshold is None where there are too few parts for that rate.
     """
-    scores_N = detector.held_out
+    scores_N, parts_N = detector.held_out, detector.held_out_parts
     if scores_N is None:
         return None
     try:
-        found = threshold(LEVEL, scores_N)
+        found = threshold(LEVEL, scores_N, parts_N)
     except ConfigError:  # too few parts
         found = None
     return {
-        "parts": scores_N.size,
+        "parts": number_of_parts(scores_N, parts_N),
         "smallest": float(scores_N.min()),
         "median": float(np.median(scores_N)),
         "largest": float(scores_N.max()),

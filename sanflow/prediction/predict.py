@@ -104,7 +104,8 @@ def decision_of(detector: LoadedDetector, false_alarm_rate: float | None, score:
         )
     assert false_alarm_rate is not None
     maxima = np.asarray(held_out["map_maxima"], np.float64)
-    return Decision(threshold(false_alarm_rate, detector.held_out), threshold(false_alarm_rate, maxima))
+    parts = detector.held_out_parts
+    return Decision(threshold(false_alarm_rate, detector.held_out, parts), threshold(false_alarm_rate, maxima, parts))
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:
@@ -261,7 +262,7 @@ def _described(
     anomalous = score > decision.score
     row = {"score": repr(score), "anomalous": str(int(anomalous))}
     if held_out is not None:
-        row["p_value"] = repr(float(p_values(np.array([score]), held_out)[0]))
+        row["p_value"] = repr(float(p_values(np.array([score]), held_out, detector.held_out_parts)[0]))
     if anomalous:
         map_HW = batch.maps_BHW[place]
         region = largest_region(map_HW, _level(map_HW, decision))

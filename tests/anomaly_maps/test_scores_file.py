@@ -36,6 +36,9 @@ def test_scores_survive_the_file(tmp_path):
         if field.name not in ("grids", "labels"):
             assert getattr(after, field.name) == getattr(before, field.name), field.name
     assert list(after.grids) == ["scale0", "scale1"]
+    example(held_out_scores=[0.5, 1.5, 2.0], held_out_parts=[0, 1, 1]).save(tmp_path / "scores.npz")
+    held_out = Scores.load(tmp_path / "scores.npz")
+    assert (held_out.held_out_scores.tolist(), held_out.held_out_parts.tolist()) == ([0.5, 1.5, 2.0], [0, 1, 1])
     for name, grid in after.grids.items():
         assert grid.dtype == np.float32
         np.testing.assert_array_equal(grid, before.grids[name])

@@ -1,4 +1,4 @@
-"""Held-out parts: chosen from the seed, whole groups, never on both sides."""
+"""Held-out parts: chosen from the seed, with all their photographs, never on both sides."""
 
 import dataclasses
 from pathlib import Path
@@ -11,14 +11,14 @@ from sanflow.data.index import Index
 from sanflow.errors import ConfigError
 
 
-def index_of(n_train=20, n_test=4, groups=None, validation=0):
+def index_of(n_train=20, n_test=4, validation=0, **named):
     rows = [("train", f"t{i:02d}.png") for i in range(n_train)]
     rows += [("test", f"x{i}.png") for i in range(n_test)] + [("validation", f"v{i}.png") for i in range(validation)]
     table = pd.DataFrame(rows, columns=["split", "image"]).assign(
         label=0, defect_type="good", mask="", width=8, height=8, sha256="", mask_sha256="", defect_pixels=0
     )
-    if groups is not None:
-        table["group"] = [groups(name) for name in table.image]
+    for column, name_of in named.items():
+        table[column] = [name_of(name) for name in table.image]
     return Index("d", "c", Path("/d"), table)
 
 
@@ -46,10 +46,24 @@ def test_the_choice_follows_from_the_seed():
 
 
 def test_photographs_of_one_part_stay_together():
-    index = index_of(groups=lambda name: name[1:2])
-    training, held_out = split_training(index, 0.4, seed=0)
-    groups = [set(part["group"]) for part in (training.train, held_out.test)]
-    assert groups[0].isdisjoint(groups[1])
+    def part(name):
+        return "" if name == "t00.png" else f"part {int(name[1:3]) // 3}"
+
+    index = index_of(n_train=60, n_test=0, part=part)
+    for seed in range(20):
+        training, held_out = split_training(index, 0.25, seed)
+        parts = [set(side.part) - {""} for side in (training.train, held_out.test)]
+        assert parts[0].isdisjoint(parts[1])
+        assert len(parts[0] | parts[1]) == 20
+        assert 15 <= len(held_out.test) <= 17  # 15 are wanted, and the last part is taken whole
+
+
+def test_conditions_do_not_stay_together():
+    """What is held out has to be like the rest, so a light or a day is on both sides."""
+    index = index_of(group=lambda name: "night" if int(name[1]) else "day")
+    training, held_out = split_training(index, 0.5, seed=0)
+    assert set(training.train.group) == set(held_out.test.group) == {"day", "night"}
+    assert list(held_out.test.image) == list(split_training(index_of(), 0.5, seed=0)[1].test.image)
 
 
 def test_a_validation_split_of_the_data_set_is_used_instead():

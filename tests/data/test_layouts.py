@@ -205,11 +205,15 @@ def test_locate_looks_one_folder_deeper_and_says_what_it_found(tmp_path):
         locate(tmp_path / "nowhere", ["x"], "VisA")
 
 
-def test_mvtec_ad_2_has_a_validation_split_and_its_light_in_a_column(tmp_path):
+def test_mvtec_ad_2_has_a_validation_split_and_columns_of_lights_and_parts(tmp_path):
     MINIATURES["mvtec_ad_2"][0](tmp_path)
     index = build_index("mvtec_ad_2", "can", tmp_path)
     assert list(index.table.split) == ["train"] * 3 + ["validation"] * 2 + ["test"] * 4
     assert list(index.table.group) == ["regular"] * 5 + ["overexposed", "shift_1"] * 2
+    assert list(index.test.part) == [
+        f"can/test_public/{part}" for part in ("good/000", "good/001", "bad/000", "bad/001")
+    ]
+    assert index.train.part.nunique() == 3
     assert not index.table.image.str.contains("private").any()
     assert load_images(index, "validation", (8, 8)).shape == (2, 8, 8, 3)
     write_index(index, tmp_path / "out/index.csv")
@@ -222,9 +226,9 @@ def test_mvtec_ad_2_has_a_validation_split_and_its_light_in_a_column(tmp_path):
     assert [leftover.line[:32] for leftover in listing.leftovers] == ["can/test_public/good/x.raw: no i"]
 
 
-def test_other_data_sets_have_no_column_of_groups(tmp_path):
+def test_other_data_sets_have_no_columns_of_groups_or_parts(tmp_path):
     mvtec(tmp_path)
-    assert "group" not in build_index("mvtec_ad", "bottle", tmp_path, check_counts=False).table
+    assert not {"group", "part"} & set(build_index("mvtec_ad", "bottle", tmp_path, check_counts=False).table)
 
 
 def test_kolektor_sdd2_leaves_defective_training_images_out(tmp_path):

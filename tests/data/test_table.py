@@ -5,6 +5,7 @@ import pytest
 from sanflow.data.content import category_digest
 from sanflow.data.images import load_masks
 from sanflow.data.index import build_index, read_index, write_index
+from sanflow.data.parts import parts_of
 from sanflow.data.registry import categories
 from sanflow.errors import ConfigError, DataError
 from tests.helpers.miniatures import image, mask
@@ -139,3 +140,29 @@ def test_the_files_of_a_list_count_by_content(table, tmp_path):
     assert after != before
     table.write_text(table.read_text().replace("night", "evening"))
     assert category_digest(table, "nut", memo, dataset="mine") != after
+
+
+def test_a_column_of_parts(table, tmp_path):
+    table.write_text(
+        "image,split,label,part\nlot/0.png,train,0,a\nlot/1.png,train,0,a\nlot/2.png,train,0,\nlot/3.png,test,0,b\n"
+    )
+    index = build_index("mine", "mine", table, kind="list")
+    assert index.table.part.tolist() == ["a", "a", "", "b"]
+    assert parts_of(index.table).tolist() == ["a", "a", "lot/2.png", "b"]
+    write_index(index, tmp_path / "out/index.csv")
+    assert read_index(tmp_path / "out").table.equals(index.table)
+    with pytest.raises(DataError, match=r"lot/0.png: its part 'a' is known without a pattern; expected no `part_pat"):
+        build_index("mine", "mine", table, kind="list", part_pattern=r"\d")
+
+
+def test_a_part_is_in_one_split_only(table):
+    table.write_text(
+        "image,split,label,part\nlot/0.png,train,0,a\nlot/1.png,train,0,b\nlot/2.png,validation,0,a\nlot/3.png,test,0,a\n"
+    )
+    with pytest.raises(DataError, match="has 1 fault") as caught:
+        build_index("mine", "mine", table, kind="list")
+    expected = (
+        "part 'a': expected all its photographs in one split, but got lot/0.png (train) and lot/2.png (validation) "
+        "and lot/3.png (test)"
+    )
+    assert expected in str(caught.value)

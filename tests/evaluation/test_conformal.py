@@ -9,6 +9,8 @@ from sanflow.evaluation.conformal import (
     alarm_rank,
     differs,
     expected_rate,
+    number_of_parts,
+    one_per_part,
     p_values,
     proportion_interval,
     rate_interval,
@@ -78,3 +80,58 @@ def test_another_distribution_is_noticed():
     old, same, shifted = random.normal(size=60), random.normal(size=60), random.normal(1.5, size=60)
     assert differs(old, same) > 0.01
     assert differs(old, shifted) < 1e-4
+
+
+def test_p_values_of_photographs_count_parts():
+    """Parts a (3 photographs), b (1) and c (2); each part counts 1 in all."""
+    held_out = np.array([1.0, 5.0, 3.0, 4.0, 2.0, 6.0])
+    parts = np.array(["a", "a", "a", "b", "c", "c"])
+    scores = np.array([0.0, 3.5, 5.5, 7.0])
+    # At or above 3.5: a third of a, b, half of c. At or above 5.5: half of c.
+    expected = [1.0, (1 + 1 / 3 + 1 + 1 / 2) / 4, (1 + 1 / 2) / 4, 1 / 4]
+    np.testing.assert_allclose(p_values(scores, held_out, parts), expected, rtol=1e-15)
+    assert threshold(0.25, held_out, parts) == 6.0
+    assert threshold(0.375, held_out, parts) == 5.0  # 1 + 1/2 of c is 1.5 of 4
+    with pytest.raises(ConfigError, match=r"at least 4 held-out.*has 3: its smallest p-value is 1 / 4"):
+        threshold(0.2, held_out, parts)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.1, 0.33])
+def test_a_score_above_the_threshold_has_a_p_value_of_at_most_the_level_with_parts_too(level):
+    random = np.random.default_rng(3)
+    parts = random.integers(0, 40, 150)
+    held_out = np.round(random.normal(size=150), 2)
+    scores = np.concatenate([held_out, held_out + 1e-9, np.linspace(-4, 4, 50)])
+    above = scores > threshold(level, held_out, parts)
+    np.testing.assert_array_equal(above, p_values(scores, held_out, parts) <= level + 1e-12)
+
+
+def test_photographs_repeated_change_nothing_and_parts_of_one_photograph_are_the_plain_case():
+    random = np.random.default_rng(4)
+    held_out, scores = random.normal(size=30), random.normal(size=50)
+    repeats = random.integers(1, 4, 30)
+    many, parts = np.repeat(held_out, repeats), np.repeat(np.arange(30), repeats)
+    np.testing.assert_allclose(p_values(scores, many, parts), p_values(scores, held_out), rtol=1e-12)
+    assert threshold(0.1, many, parts) == threshold(0.1, held_out)
+    np.testing.assert_array_equal(one_per_part(many, parts), held_out)
+    assert number_of_parts(many, parts) == 30
+    alone = np.array([f"part {i}" for i in range(30)])
+    np.testing.assert_array_equal(p_values(scores, held_out, alone), p_values(scores, held_out))
+    assert one_per_part(held_out, None) is held_out
+
+
+def test_photographs_of_new_parts_have_at_most_the_rate_and_counting_photographs_would_not():
+    """20,000 draws of 24 parts of two to five photographs, which are alike, and one photograph of a new part."""
+    random, draws, n, level = np.random.default_rng(5), 20_000, 24, 0.02
+    sizes = np.tile([2, 4, 5], 8)
+    parts = np.repeat(np.arange(n), sizes)
+    effects = random.normal(size=(draws, n + 1))
+    held_out = effects[:, parts] + 0.1 * random.normal(size=(draws, parts.size))
+    new = effects[:, n] + 0.1 * random.normal(size=draws)
+    counted = (1 + (held_out >= new[:, None]).sum(1)) / (parts.size + 1)
+    assert (counted <= level).mean() > 1.5 * level
+    level = 0.05
+    weighted = (1 + (held_out >= new[:, None]) @ (1 / sizes[parts])) / (n + 1)
+    rate = (weighted <= level + 1e-12).mean()
+    assert 0.5 * level < rate < level + 3 * np.sqrt(level / draws)
+    np.testing.assert_allclose([p_values(new[:1], held_out[0], parts)[0]], weighted[:1], rtol=1e-12)

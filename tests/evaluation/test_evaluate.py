@@ -18,8 +18,16 @@ from sanflow.cli import results as results_commands
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, build_index, read_index, write_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.evaluation.conformal import proportion_interval
 from sanflow.evaluation.evaluate import evaluate, evaluate_files, training_cost
-from sanflow.evaluation.metrics import aupro, auroc, average_precision, pixels
+from sanflow.evaluation.metrics import (
+    aupro,
+    auroc,
+    average_precision,
+    bootstrap_image_metrics,
+    bootstrap_pixel_metrics,
+    pixels,
+)
 from sanflow.files import sha256_of_file, write_json
 from tests.helpers.results import draw_data_set, imagine_history, imagine_scores
 
@@ -107,6 +115,29 @@ def test_intervals_hold_the_headline(evaluation):
         low, high = evaluation.metrics["intervals"][name]
         assert low - 1e-9 <= evaluation.metrics[name] <= high + 0.05
         assert 0 <= low <= high <= 1
+
+
+def test_photographs_of_one_part_are_resampled_and_counted_together(index):
+    test = index.table.split == "test"
+    names = [f"part {place // 2}" for place in range(len(index.table))]
+    named = dataclasses.replace(index, table=index.table.assign(part=names))
+    scores = dataclasses.replace(
+        imagine_scores(named, SIZE, quality=2.0), held_out_scores=np.arange(40.0), held_out_parts=np.arange(40) // 2
+    )
+    metrics = evaluate(scores, named, resamples=20).metrics
+    parts = named.table.part[test].to_numpy()
+    image_N = anomaly_maps(scores, SIZE).max(axis=(1, 2))
+    expected = bootstrap_image_metrics(image_N, scores.labels, parts=parts, resamples=20)["image_auroc"]
+    assert metrics["intervals"]["image_auroc"] == [expected.low, expected.high]
+    maps, masks = anomaly_maps(scores, SIZE), load_masks(named, SIZE)
+    expected = bootstrap_pixel_metrics(maps, masks, parts=parts, resamples=20)["aupro"]
+    assert metrics["intervals"]["aupro"] == [expected.low, expected.high]
+    assert metrics["counts"]["test_parts"] == len(set(parts)) < metrics["counts"]["test_images"]
+    assert [point["held_out"] for point in metrics["operating_point"]] == [20, 20]
+    (point, _), good = metrics["operating_point"], ~scores.labels
+    n_parts = len(set(parts[good]))
+    hits = (image_N[good] > point["threshold"]).mean() * n_parts
+    assert point["false_alarm_interval"] == pytest.approx(proportion_interval(hits, n_parts))
 
 
 def test_provenance_names_index_code_and_versions(evaluation, index):

@@ -40,3 +40,31 @@ def test_without_held_out_parts_or_without_good_images_nothing_is_claimed():
     point = operating_points(np.ones(10), np.ones(10, bool), np.zeros(20))[0]
     assert (point["false_alarm_rate"], point["false_alarm_interval"]) == (None, None)
     assert point["detection_rate"] == 1.0
+
+
+def test_photographs_of_one_part_count_as_one_trial():
+    random = np.random.default_rng(1)
+    scores_N, held_out_M = random.normal(size=30) + 2 * LABELS, random.normal(size=47)
+    plain = operating_points(scores_N, LABELS, held_out_M)
+    repeated = operating_points(
+        np.repeat(scores_N, 3),
+        np.repeat(LABELS, 3),
+        np.repeat(held_out_M, 2),
+        parts_N=np.repeat(np.arange(30), 3),
+        held_out_parts_M=np.repeat(np.arange(47), 2),
+    )
+    assert [point.keys() for point in plain] == [point.keys() for point in repeated]
+    for one, other in zip(plain, repeated, strict=True):
+        for name, value in one.items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-12, err_msg=name)
+
+
+def test_photographs_that_disagree_have_the_mean_of_their_part():
+    """Two good parts of two photographs; of four photographs one is an alarm, as of two parts half an alarm."""
+    scores_N, parts_N = np.array([0.0, 50.0, 1.0, 2.0]), np.array(["a", "a", "b", "b"])
+    point = operating_points(scores_N, np.zeros(4, bool), np.arange(39.0), parts_N=parts_N)[0]
+    assert point["false_alarm_rate"] == 0.25
+    np.testing.assert_allclose(
+        point["false_alarm_interval"], [stats.beta.ppf(0.025, 0.5, 2.5), stats.beta.ppf(0.975, 1.5, 1.5)]
+    )
+    assert point["detection_interval"] is None

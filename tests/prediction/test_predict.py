@@ -21,7 +21,7 @@ from sanflow.data.held_out import split_training
 from sanflow.errors import ConfigError, DataError
 from sanflow.evaluation.conformal import p_values
 from sanflow.methods.checkpoints import load_checkpoint
-from sanflow.prediction.calibration import calibrate_on_held_out
+from sanflow.prediction.calibration import calibrate_on_files, calibrate_on_held_out
 from sanflow.prediction.predict import Wanted, decision_of, image_files, predict
 from sanflow.scoring import score
 from tests.helpers.small_training import SIZE, SmallTraining
@@ -199,3 +199,50 @@ def test_calibrate_replaces_the_held_out_scores(trained, files, tmp_path):
     again = load_detector(target, "cpu")
     np.testing.assert_allclose(again.held_out, [again(file).score for file in good], rtol=1e-5)
     assert f"its smallest p-value is 1 / {len(good) + 1}" in result.output
+
+
+def test_photographs_of_one_part_calibrate_as_one(trained, files, tmp_path):
+    """The part is the first character of a file's name; the two of part a are the same photograph."""
+    good = [file for file, label in zip(files, trained.index.test.label, strict=True) if label == 0][:3]
+    for name, file in zip(("a_left", "b_left", "c_left", "a_right"), [*good, good[0]], strict=True):
+        (tmp_path / f"{name}.png").write_bytes(file.read_bytes())
+    line = ["calibrate", str(trained.outputs.checkpoint), str(tmp_path), "--device", "cpu", "--output"]
+    results = [
+        CliRunner().invoke(app, [*line, str(tmp_path / name), *more])
+        for name, more in (("photographs.pt", []), ("parts.pt", ["--part-pattern", r"/(\w)_[a-z]+\.png$"]))
+    ]
+    assert [result.exit_code for result in results] == [0, 0], [result.output for result in results]
+    assert "4 good parts calibrate" in results[0].output
+    assert "3 good parts calibrate" in results[1].output
+    assert "its smallest p-value is 1 / 4." in results[1].output
+    again = load_detector(tmp_path / "parts.pt", "cpu")
+    assert again.held_out_parts.tolist() == ["a", "a", "b", "c"]
+    expected = p_values(np.array([again(files[0]).score]), again.held_out[[0, 2, 3]])
+    assert again(files[0]).p_value == expected[0]
+    assert decision_of(again, 0.25, None).score == again.held_out.max()
+    with pytest.raises(ConfigError, match="at least 4 held-out good parts"):
+        decision_of(again, 0.2, None)
+    scores, _ = score(tmp_path / "parts.pt", trained.index, device="cpu", batch_size=4)
+    assert scores.held_out_parts.tolist() == [0, 0, 1, 2]
+
+
+def test_held_out_parts_of_a_fit_keep_their_names(trained, tmp_path):
+    held_out = split_training(trained.index, 0.25, 0)[1]
+    named = dataclasses.replace(held_out, table=held_out.table.assign(part=["a", "", "a"]))
+    (tmp_path / "checkpoint.pt").write_bytes(trained.outputs.checkpoint.read_bytes())
+    calibrate_on_held_out(tmp_path / "checkpoint.pt", named, device="cpu", cache=None)
+    found = load_detector(tmp_path / "checkpoint.pt", "cpu").held_out_parts
+    assert found.tolist() == ["a", named.test.image[1], "a"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(", r"Expected a regular expression as part pattern, but got '\('"),
+        ("x+y", "Expected all images to match the p"),
+    ],
+)
+def test_a_part_pattern_that_cannot_be_used(trained, files, tmp_path, pattern, message):
+    with pytest.raises(ConfigError, match=message):
+        calibrate_on_files(trained.outputs.checkpoint, files, tmp_path / "x.pt", device="cpu", part_pattern=pattern)
+    assert not (tmp_path / "x.pt").exists()

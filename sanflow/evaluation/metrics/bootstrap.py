@@ -1,7 +1,9 @@
 """Bootstrap intervals over images: how much a metric may differ on another test set of this size.
 
 Images are drawn, not pixels, because the pixels of one image are not independent. Normal and anomalous images
-are drawn separately, so each resample has as many of either as the test set.
+are drawn separately, so each resample has as many of either as the test set. Where there are several photographs of a
+part, parts are drawn with all their photographs, for the same reason (cluster bootstrap): separately those whose images
+are all normal, those whose images are all anomalous, and those with both, so that no resample lacks a class.
 
 Nothing is sorted for a resample. For each image, the pixels at or above each of K fixed levels are counted once; the
 curve of a resample is then the sum of its images' counts, a product of matrices. For image scores the levels are
@@ -9,7 +11,11 @@ all distinct scores and the result is exact. For pixels they are a few thousand 
 in the range of each metric (`_levels`), with straight lines between them. The error that this causes in the metric of
 the whole set is returned as `resolution`, and the interval is shifted by it.
 
-Shapes: N images, K levels (descending), B resamples.
+Shapes: N images, P parts, K levels (descending), B resamples.
+
+Source:
+    Bootstrap estimation of diagnostic accuracy with patient-clustered data (Rutter, 2000)
+    Bootstrapping clustered data (Field and Welsh, 2007)
 """
 
 from collections.abc import Callable, Mapping
@@ -71,13 +77,20 @@ class Counts:
 
 
 def bootstrap_image_metrics(
-    scores: ArrayLike, labels: ArrayLike, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    parts: ArrayLike | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Compute bootstrap intervals of the image metrics.
 
     Arguments:
         scores: One per image, (N,).
         labels: True (or 1) where anomalous, (N,).
+        parts: Which part each image shows, (N,) names or numbers; None: each another one.
         resamples: Number of resamples, at least 1.
         confidence: Share of resamples within the interval, in (0, 1).
         seed: Of the resamples; sets with the same labels share them.
@@ -99,13 +112,16 @@ def bootstrap_image_metrics(
         regions_NK=np.empty((score_array.size, 0)),
     )
     exact = image_metrics(score_array, label_array)
-    return _intervals(counts, "image", label_array, exact, resamples=resamples, confidence=confidence, seed=seed)
+    return _intervals(
+        counts, "image", label_array, exact, parts=parts, resamples=resamples, confidence=confidence, seed=seed
+    )
 
 
 def bootstrap_pixel_metrics(
     maps: Maps,
     masks: Masks,
     *,
+    parts: ArrayLike | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -116,6 +132,7 @@ def bootstrap_pixel_metrics(
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays; higher is more anomalous.
         masks: True (or not 0) where anomalous; same shapes.
+        parts: Which part each image shows, (n,) names or numbers; None: each another one.
         resamples: Number of resamples, at least 1.
         confidence: Share of resamples within the interval, in (0, 1).
         seed: Of the resamples; sets with the same images share them.
@@ -127,8 +144,9 @@ def bootstrap_pixel_metrics(
     map_list, mask_list = check_maps(maps, masks)
     exact = pixel_metrics(map_list, mask_list) if exact is None else exact
     counts = _count_pixels(map_list, mask_list)
+    is_anomalous = counts.is_anomalous
     return _intervals(
-        counts, "pixel", counts.is_anomalous, exact, resamples=resamples, confidence=confidence, seed=seed
+        counts, "pixel", is_anomalous, exact, parts=parts, resamples=resamples, confidence=confidence, seed=seed
     )
 
 
@@ -138,6 +156,7 @@ def _intervals(
     is_anomalous: NDArray[np.bool_],
     exact: Mapping[str, float],
     *,
+    parts: ArrayLike | None,
     resamples: int,
     confidence: float,
     seed: int,
@@ -147,13 +166,15 @@ def _intervals(
         raise ValueError(f"Expected at least 1 resample, but got {resamples}.")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
+    if parts is not None and np.shape(parts) != is_anomalous.shape:
+        raise ValueError(f"Expected a part for each of {is_anomalous.size} images, but got shape {np.shape(parts)}.")
     nan = float("nan")
     formulas = {name: metric.formula for name, metric in metrics_of(level).items() if metric.interval}
     intervals = {name: Interval(nan, nan, nan, confidence, resamples, nan) for name in formulas}
     defined = [name for name in intervals if not np.isnan(exact[name])]
     if not defined:
         return intervals
-    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed))
+    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed), parts)
     with np.errstate(invalid="ignore"):  # 0 / 0 where a class that the metric needs is missing
         whole = _measured(formulas, Resampled(counts, np.ones((1, is_anomalous.size))))
         parts = [_measured(formulas, Resampled(counts, weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
@@ -166,15 +187,26 @@ def _intervals(
     return intervals
 
 
-def _draw(is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.Generator) -> Float:
-    """Draw how often each image is in each resample, (B, N), with replacement within each class."""
-    weights = np.zeros((resamples, is_anomalous.size))
-    for members in (np.flatnonzero(~is_anomalous), np.flatnonzero(is_anomalous)):
+def _draw(
+    is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.Generator, parts: ArrayLike | None = None
+) -> Float:
+    """Draw how often each image is in each resample, (B, N): parts with replacement within each kind of part."""
+    part_N = np.arange(is_anomalous.size) if parts is None else _numbered(np.asarray(parts))
+    n_anomalous_P, n_images_P = np.bincount(part_N, is_anomalous), np.bincount(part_N)
+    drawn_BP = np.zeros((resamples, n_images_P.size))
+    kinds = (n_anomalous_P == 0, n_anomalous_P == n_images_P, (n_anomalous_P > 0) & (n_anomalous_P < n_images_P))
+    for members in map(np.flatnonzero, kinds):
         if members.size == 0:
             continue
         share = np.full(members.size, 1.0 / members.size)
-        weights[:, members] = generator.multinomial(members.size, share, size=resamples)
-    return weights
+        drawn_BP[:, members] = generator.multinomial(members.size, share, size=resamples)
+    return np.take(drawn_BP, part_N, axis=1)
+
+
+def _numbered(parts_N: NDArray[Any]) -> NDArray[np.int64]:
+    """Number the parts from 0 in the order of their first images, so that further images do not change the draw."""
+    _, first_P, part_N = np.unique(parts_N, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first_P))[part_N]
 
 
 class Resampled:

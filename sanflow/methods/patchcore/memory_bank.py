@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sanflow.device import multiplies_bf16
+from sanflow.methods.patchcore.candidates import CandidateSearch
+
 # Patches compared at once: their distances to a bank of 20,000 take 20 MB.
 BLOCK = 256
 
@@ -61,12 +64,22 @@ class MemoryBank:
         self.mean_D = patches_MD.mean(0)
         self.patches_MD = patches_MD - self.mean_D
         self.squares_M1 = self.patches_MD.square().sum(1, keepdim=True)
+        # On a GPU each look for candidates would have to be waited for.
+        is_fast = patches_MD.device.type == "cpu" and multiplies_bf16(patches_MD.device)
+        self.search = CandidateSearch(self.patches_MD) if is_fast and patches_MD.dtype == torch.float32 else None
 
     def distances(self, patches_ND: Tensor) -> Tensor:
         """Compute the distance of each patch to its nearest neighbour in the bank; (N,)."""
         nearest_N = patches_ND.new_empty(len(patches_ND))
         for first in range(0, len(patches_ND), BLOCK):
-            nearest_N[first : first + BLOCK] = self._nearest(patches_ND[first : first + BLOCK])
+            block_BD, nearest_B = patches_ND[first : first + BLOCK], nearest_N[first : first + BLOCK]
+            if self.search is None:
+                nearest_B[:] = self._nearest(block_BD)
+                continue
+            nearest_B[:] = self.search.nearest(block_BD - self.mean_D)
+            undecided_K = torch.nonzero(torch.isinf(nearest_B))[:, 0]
+            if len(undecided_K):
+                nearest_B[undecided_K] = self._nearest(block_BD[undecided_K])
         return nearest_N.clamp_(min=0).sqrt_()
 
     def distances_of_images(self, patches_BPD: Tensor) -> Tensor:

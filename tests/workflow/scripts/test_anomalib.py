@@ -1,10 +1,11 @@
-"""The adapter for anomalib, with random weights; on demand, as anomalib has an environment of its own:
+"""The scripts for anomalib, with random weights; on demand, as anomalib has an environment of its own:
 
 SANFLOW_ANOMALIB_PYTHON=.anomalib/bin/python pytest tests/workflow/scripts
 """
 
 import json
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -81,3 +82,22 @@ def test_the_seed_decides(scores_of):
 def test_an_unknown_model_is_an_error_of_the_job(scores_of):
     with pytest.raises(ToolError, match=r"Expected a model of anomalib among .*Patchcore.*, but got 'Patchcor'"):
         scores_of("Patchcor")
+
+
+@pytest.mark.parametrize("method", ["padim", "patchcore"])
+def test_both_are_timed_on_the_same_features(root, index, method):
+    script = str(root / "workflow/scripts/anomalib/compare_speed.py")
+    images = str(index.root / index.train.image[0].rsplit("/", 1)[0])
+    words = ["--images", images, "--method", method, "--input-size", "64", "--training-images", "4"]
+    line = [PYTHON, script, *words, "--batch-size", "2", "--windows", "1", "--threads", "1"]
+    known = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(line, capture_output=True, text=True, env=known, check=False)
+    if "No module named" in done.stderr:
+        pytest.skip("sanflow's dependencies are not installed beside anomalib")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["head"]["ratio"] > 0
+    assert found["from_images_to_maps"]["ours_images_per_second"] > 0
+    if method == "patchcore":
+        assert found["bank"] == [4 * 64, 384]
+        assert found["largest_difference_of_scores"] < 5e-3
