@@ -13,7 +13,8 @@ TABLES = (
     "ablation",
     "paired",
     "protocols",
-    "oracle_epoch",
+    "epoch",
+    "criterion",
     "operating_point",
     "cost",
 )
