@@ -22,6 +22,9 @@ from sanflow.report.tables.cells import MISSING, Section, Table, percent, points
 MEASURE_PREFIX = "validation_"
 FEWEST_EPOCHS = 3  # of a rank correlation
 CONFIDENCE = 0.95
+COLUMNS = ["dataset", "experiment", "metric", "last", "chosen", "oracle", "chosen_minus_last", "chosen_low"]
+COLUMNS += ["chosen_high", "oracle_minus_last", "oracle_low", "oracle_high", "runs"]
+CRITERION_COLUMNS = ["dataset", "category", "experiment", "seed", "measure", "metric", "correlation", "epochs"]
 NOTHING = "No experiment keeps epochs: set `keep_every` to have this table."
 
 
@@ -121,6 +124,7 @@ def epoch_table(summary: Summary) -> Table:
                         *(percent(None if math.isnan(mean) else mean) for mean in means.values()),
                         *(words(text) for difference in (chosen, oracle) for text in _texts(difference)),
                         words(_chosen_epoch(runs)),
+                        words(_share_of_training(runs)),
                         words(len(runs)),
                     ]
                 )
@@ -132,18 +136,19 @@ def epoch_table(summary: Summary) -> Table:
                     | {"runs": len(runs)}
                 )
         header = ["Experiment", "Metric", "Last", "Chosen", "Oracle", "Chosen − last", "95 % interval"]
-        header += ["Oracle − last", "95 % interval", "Chosen epoch", "Runs"]
+        header += ["Oracle − last", "95 % interval", "Chosen epoch", "Its cost", "Runs"]
         if rows:
             sections.append(Section(dataset, header, rows, text_columns=2))
     return Table(
         name="epoch",
         title="Last, chosen and oracle epoch",
         caption="In percent, mean over categories; differences in percentage points, with bootstrap intervals over "
-        "test images. Chosen: by validation, without the test set. Oracle: chosen on the test set, for each metric and "
-        "run separately, among the kept epochs and the reported one; an upper bound, not a result.",
+        "test images. Chosen: by validation, without the test set; its cost is a share of the training time. Oracle: "
+        "chosen on the test set, for each metric and run separately, among the kept epochs and the reported one; an "
+        "upper bound, not a result.",
         sections=sections,
         notes=list(summary.notes) if sections else [NOTHING],
-        data=pd.DataFrame(records),
+        data=pd.DataFrame(records, columns=COLUMNS),
     )
 
 
@@ -159,7 +164,7 @@ def criterion_table(summary: Summary) -> Table:
                 for metric in HEADLINE:
                     values = [epochs.correlation(measure, metric) for epochs in runs]
                     known = [value for value in values if not math.isnan(value)]
-                    cells += [words(f"{np.mean(known):+.2f}" if known else None), words(_range(known))]
+                    cells += [words(_signed(np.mean(known)) if known else None), words(_range(known))]
                     records += [
                         {
                             "dataset": dataset,
@@ -185,7 +190,7 @@ def criterion_table(summary: Summary) -> Table:
         "The epoch is chosen by pixel_ap.",
         sections=sections,
         notes=list(summary.notes) if sections else nothing,
-        data=pd.DataFrame(records),
+        data=pd.DataFrame(records, columns=CRITERION_COLUMNS),
     )
 
 
@@ -255,5 +260,17 @@ def _chosen_epoch(runs: Sequence[Epochs]) -> str | None:
     return f"{np.mean(known):.1f} of {runs[0].reported.settings.get('epochs')}" if known else None
 
 
+def _share_of_training(runs: Sequence[Epochs]) -> str | None:
+    """Return the share of the training time that validation took, over all runs."""
+    costs = [epochs.chosen.metrics.get("cost", {}) for epochs in runs if epochs.chosen]
+    known = [cost for cost in costs if cost.get("validation_seconds") is not None]
+    validation, training = (sum(cost[f"{name}_seconds"] for cost in known) for name in ("validation", "training"))
+    return f"{100 * validation / training:.0f} %" if training else None
+
+
 def _range(values: Sequence[float]) -> str | None:
-    return f"{min(values):+.2f} … {max(values):+.2f}" if len(values) > 1 else None
+    return f"{_signed(min(values))} … {_signed(max(values))}" if len(values) > 1 else None
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

@@ -18,7 +18,6 @@ NOT_ABLATED = {"label", "datasets", "maps", "official_weights", "evaluate_at", "
 COSTS = {
     # key in metrics.json: (column, factor, decimals)
     "training_seconds": ("Training [min]", 1 / 60, 1),
-    "validation_seconds": ("Of it validation [min]", 1 / 60, 1),
     "training_images_per_second": ("Training [images/s]", 1.0, 1),
     "scoring_images_per_second": ("Scoring [images/s]", 1.0, 1),
     "peak_memory_bytes": ("Peak memory [GB]", 1e-9, 2),
