@@ -22,7 +22,7 @@ from sanflow.data.images import ImageCache, load_images
 from sanflow.data.index import Index
 from sanflow.data.painted_defects import FRACTAL, KINDS, InvisibleDefect, paint_defect
 from sanflow.data.photo_textures import FOREIGN, PHOTOGRAPHS, load_photograph
-from sanflow.errors import ConfigError, DataError
+from sanflow.errors import ConfigError, DataError, TrainingError
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.method import Detector
 from sanflow.methods.registry import detector_method
@@ -105,6 +105,9 @@ def validate(detector: Detector, images: ValidationImages) -> dict[str, float]:
         `pixel_ap`: average precision of the painted pixels among all pixels. `region_overlap`: mean overlap of painted
         regions up to a false-positive rate of 0.3, as AUPRO, rescaled to 0.5 for chance. `image_auroc`: painted against
         plain images. `log_prob`, of flows: mean of log p / C over scales and locations of the plain parts.
+
+    Raises:
+        TrainingError: If a score is not finite.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # loads slowly
 
@@ -118,6 +121,11 @@ def validate(detector: Detector, images: ValidationImages) -> dict[str, float]:
         image_scores.append(maps[-1].max(axis=(1, 2)) if own is None else own.float().cpu().numpy())
         log_probs.append(np.mean([grid_Bhw.mean(axis=(1, 2), dtype=np.float64) for grid_Bhw in grids.values()], axis=0))
     scores, masks = np.concatenate(maps).ravel(), images.masks_NHW.ravel()
+    if not np.isfinite(scores).all():
+        raise TrainingError(
+            "Expected finite scores of the held-out parts, but got NaN or infinity: the model has diverged. Set "
+            "`learning_rate` lower or `gradient_clip` (such as 1.0)."
+        )
     area_N = np.maximum(images.masks_NHW.sum(axis=(1, 2), keepdims=True), 1)
     weights = np.where(images.masks_NHW, 1 / area_N, 1.0).ravel()  # so that each painted region counts alike
     found = {

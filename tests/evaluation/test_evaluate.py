@@ -375,7 +375,11 @@ def test_the_page_about_outputs_names_what_is_written(root, evaluation, scores):
     prefixes = ("testset_", "native_")
     for key in evaluation.metrics:
         assert key.startswith(prefixes) or f"`{key}`" in page, key
+    assert "`resampled_<metric>`" in page
     for entry in evaluation.curves:
+        if entry.startswith("resampled_"):
+            assert entry.removeprefix("resampled_") in METRICS
+            continue
         curve = entry.removesuffix("_x").removesuffix("_y")
         assert f"`{entry}`" in page or f"`{curve}_x`" in page or f"<level>{curve[5:]}_x" in page, entry
     for key in training_cost(imagine_history()):

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from sanflow.data.held_out import split_training
-from sanflow.errors import ConfigError, DataError
+from sanflow.errors import ConfigError, DataError, TrainingError
 from sanflow.evaluation.metrics import aupro, auroc, average_precision
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.method import Output
@@ -98,6 +98,13 @@ def test_the_measures_are_those_of_the_evaluation():
     limit = 0.3
     chance, area = limit**2 / 2, limit * aupro(maps, masks, limit)
     assert found["region_overlap"] == pytest.approx(0.5 * (1 + (area - chance) / (limit - chance)), abs=1e-9)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    diverged = Darkness("log_prob")
+    diverged.constants = {"scale0": float("nan")}
+    with pytest.raises(TrainingError, match=r"Expected finite scores of the held-out parts.*the model has diverged"):
+        validate(diverged, images())
 
 
 def test_each_part_is_used_plain_and_with_each_kind_that_shows(train_small):

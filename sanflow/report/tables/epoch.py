@@ -164,7 +164,7 @@ def criterion_table(summary: Summary) -> Table:
                 for metric in HEADLINE:
                     values = [epochs.correlation(measure, metric) for epochs in runs]
                     known = [value for value in values if not math.isnan(value)]
-                    cells += [words(_signed(np.mean(known)) if known else None), words(_range(known))]
+                    cells += [words(_signed(float(np.mean(known))) if known else None), words(_range(known))]
                     records += [
                         {
                             "dataset": dataset,

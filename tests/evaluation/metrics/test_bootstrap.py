@@ -170,3 +170,17 @@ def test_wrong_arguments_are_refused():
         bootstrap_image_metrics([1, 2], [0, 1], resamples=0)
     with pytest.raises(ValueError, match=r"Expected a confidence in \(0, 1\), but got 95"):
         bootstrap_image_metrics([1, 2], [0, 1], confidence=95)
+
+
+def test_resamples_of_two_score_sets_of_the_same_images_are_paired():
+    random = np.random.RandomState(0)
+    labels = np.arange(40) % 2 == 0
+    scores = random.normal(size=40) + labels
+    first, same, worse = (
+        bootstrap_image_metrics(values, labels, resamples=200)["image_auroc"]
+        for values in (scores, 2 * scores, scores + 0.05 * random.normal(size=40))
+    )
+    assert np.array_equal(first.values_B, same.values_B)
+    assert (first.low, first.high) == pytest.approx(np.percentile(first.values_B, [2.5, 97.5]))
+    # The same images are hard or easy for both, so the difference varies less than either.
+    assert (first.values_B - worse.values_B).std() < 0.3 * first.values_B.std()
