@@ -19,6 +19,7 @@ from sanflow.data.images import load_masks
 from sanflow.data.index import Index, build_index, read_index, write_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.evaluation.evaluate import evaluate, evaluate_files, training_cost
+from sanflow.evaluation.metric_table import METRICS
 from sanflow.evaluation.metrics import aupro, auroc, average_precision, pixels
 from sanflow.files import sha256_of_file, write_json
 from tests.helpers.results import draw_data_set, imagine_history, imagine_scores
