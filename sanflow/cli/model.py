@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
     app.command()(train)
     app.command()(score)
+    app.command()(validate)
     app.command("make-maps")(make_maps)
     app.command("gpu-exec", context_settings=BARE_COMMAND)(gpu_exec)
 
@@ -119,6 +120,35 @@ def score(
     scores.save(output)
     if state is not None:
         remove_finished_state(state)
+
+
+def validate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs (.../<experiment>/seed<k>), or checkpoints such as kept/epoch04.pt."
+        ),
+    ],
+    *,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compare fitted detectors by painted defects on held-out good parts; no test image is read.
+
+    The parts are the half of those held out by `calibration_fraction` that `choose_epoch` uses. The seed decides which
+    these are, so compare runs of one seed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from sanflow.data.index import read_index
+    from sanflow.methods.validation import MEASURES, index_of, validate_checkpoint
+
+    table = Table("run", *MEASURES)
+    for run in runs:
+        checkpoint = run / "checkpoint.pt" if run.is_dir() else run
+        found = validate_checkpoint(checkpoint, read_index(index_of(checkpoint)), device=device)
+        table.add_row(str(run), *(f"{found[name]:.4f}" if name in found else "-" for name in MEASURES))
+    Console(soft_wrap=True).print(table)
 
 
 def make_maps(

@@ -71,6 +71,11 @@ class DetectorExperiment(Experiment):
     """Share of the good training images that the fit does not see: their scores calibrate p-values. 0: none, as in the
     paper's protocol. A data set with a validation split of its own uses that instead."""
 
+    @property
+    def chooses_epoch(self) -> bool:
+        """Whether half of the held-out parts chooses the epoch; the other half calibrates."""
+        return False
+
 
 class EncoderExperiment(DetectorExperiment):
     """An experiment whose method uses the features of a frozen encoder."""

@@ -9,7 +9,8 @@ from sanflow.data.index import Index
 from sanflow.data.parts import parts_of
 from sanflow.errors import ConfigError
 
-STREAM = 5
+# Of the random numbers that hold images out, and of those that halve them.
+STREAM, HALVES_STREAM = 5, 6
 
 
 def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Index | None]:
@@ -36,7 +37,7 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
     if validation.any():
         return index, _as_test(index, table[validation])
     trained = table.index[table.split == "train"]
-    chosen = trained[_chosen(table.loc[trained], fraction, seed)]
+    chosen = trained[_chosen(table.loc[trained], fraction, seed, STREAM)]
     if not 0 < len(chosen) < len(trained):
         raise ConfigError(
             f"Expected `calibration_fraction` to leave training images on both sides, but {fraction} of the "
@@ -45,12 +46,37 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
     return dataclasses.replace(index, table=table.drop(chosen)), _as_test(index, table.loc[chosen])
 
 
-def _chosen(rows: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+def halve(held_out: Index, seed: int) -> tuple[Index, Index]:
+    """Split held-out images in two: one half chooses an epoch or a setting, the other calibrates.
+
+    Images that chose would make the calibration too favourable: the chosen epoch is one that scores them low.
+
+    Arguments:
+        held_out: From `split_training`.
+        seed: Seed of the run.
+
+    Returns:
+        The half that chooses and the half that calibrates; images of one group are in one half.
+
+    Raises:
+        ConfigError: If one half is empty.
+    """
+    rows = held_out.test
+    chooses = _chosen(rows, 0.5, seed, HALVES_STREAM)
+    if not 0 < chooses.sum() < len(rows):
+        raise ConfigError(
+            f"Expected held-out images of {held_out.dataset}/{held_out.category} for two halves, but {len(rows)} give "
+            f"{chooses.sum()} to one of them. Set `calibration_fraction` higher."
+        )
+    return _as_test(held_out, rows[chooses]), _as_test(held_out, rows[~chooses])
+
+
+def _chosen(rows: pd.DataFrame, fraction: float, seed: int, stream: int) -> np.ndarray:
     """Return True for the held-out rows: whole groups, in a seeded order, until the fraction is reached."""
     groups = parts_of(rows)
     names = sorted(set(groups))
     # RandomState, not Generator: only the former's stream is frozen across numpy versions.
-    random = np.random.RandomState(np.random.SeedSequence([seed, STREAM]).generate_state(8))
+    random = np.random.RandomState(np.random.SeedSequence([seed, stream]).generate_state(8))
     sizes = groups.value_counts()
     wanted, n_held, held = round(fraction * len(rows)), 0, set()
     for place in random.permutation(len(names)):

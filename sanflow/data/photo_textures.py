@@ -9,13 +9,14 @@ The defects never change: a test compares their digests.
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 from numpy.random import RandomState
 
+from sanflow.data.painted_defects import GRID as CROP
+from sanflow.data.painted_defects import KINDS, paint_defect
 from sanflow.errors import DataError
 
 # Digests of the decoded photographs, because another release of scikit-image may contain others.
@@ -24,9 +25,7 @@ PHOTOGRAPHS = {
     "grass": "b18dae4c68bf850a7a7b28a29d1846c76be890665117b57fd125fe29c4d4ede6",
     "gravel": "3d51ad45f789cd8b98534b7af6bce774e499ead45421135afd757358c7230009",
 }
-KINDS = ("blur", "foreign_patch", "scratch", "stain")
 SEED = 20230
-CROP = 128
 N_TRAIN = 80
 N_GOOD = 40
 N_PER_KIND = 10
@@ -34,8 +33,6 @@ TEST_COLUMNS = (160, 352)
 TRAIN_COLUMNS = ((0, 160), (352, 512))
 # Stones in grass are hard to find even for a person, so a foreign patch comes from a photograph that differs clearly.
 FOREIGN = {"brick": ("grass", "gravel"), "grass": ("brick",), "gravel": ("brick",)}
-# Mean absolute change inside the mask, in grey values: a defect that shows less is drawn again.
-LEAST_CHANGE = {"blur": 14.0, "foreign_patch": 24.0, "scratch": 70.0, "stain": 30.0}
 
 
 def make_photo_textures(root: Path) -> None:
@@ -47,7 +44,7 @@ def make_photo_textures(root: Path) -> None:
     Raises:
         DataError: If the installed scikit-image carries other photographs.
     """
-    photographs = {name: _photograph(name) for name in PHOTOGRAPHS}
+    photographs = {name: load_photograph(name) for name in PHOTOGRAPHS}
     for number, category in enumerate(PHOTOGRAPHS):
         # RandomState, not Generator: only the former's stream is frozen across numpy versions.
         random = RandomState(SEED + number)
@@ -66,112 +63,6 @@ def make_photo_textures(root: Path) -> None:
                 write_grey_png(mask_path, np.where(mask, 255, 0).astype(np.uint8))
 
 
-def paint_defect(kind: str, crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """Paint one defect that a person can see.
-
-    Arguments:
-        kind: One of `KINDS`.
-        crop: (H, W) uint8.
-        others: Photographs of other textures, for foreign patches.
-        random: Source of every choice.
-
-    Returns:
-        The image (H, W) uint8, and the mask (H, W) bool; no pixel outside of the mask is changed.
-    """
-    while True:
-        image, mask = PAINTERS[kind](crop, others, random)
-        change = np.abs(image.astype(np.int64) - crop)[mask]
-        if change.sum() >= LEAST_CHANGE[kind] * mask.sum():
-            return image, mask
-
-
-def _blur(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """Paint a region out of focus: three passes of an 11 x 11 box."""
-    depth = _blob(random, radius=random.uniform(20, 30))
-    blurred = crop
-    for _ in range(3):
-        blurred = _box_mean(blurred, 5)
-    return _blend(crop, blurred, depth, edge=3.0), depth > 0
-
-
-def _foreign_patch(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """Paint an irregular piece of another texture with a hard edge."""
-    depth = _blob(random, radius=random.uniform(13, 20))
-    other = others[random.randint(len(others))]
-    row, column = random.randint(0, other.shape[0] - CROP + 1, size=2)
-    patch = other[row : row + CROP, column : column + CROP]
-    return _blend(crop, patch, depth, edge=1.0), depth > 0
-
-
-def _scratch(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """Paint a long, slightly bent line, bright or dark, thinner towards its ends."""
-    length, angle, bend = random.uniform(50, 90), random.uniform(0, np.pi), random.uniform(-10, 10)
-    width, bright = random.uniform(2.6, 3.8), random.randint(2) == 1
-    grey = random.randint(218, 242) if bright else random.randint(4, 24)
-    centre_row, centre_column = random.uniform(40, CROP - 40, size=2)
-    along, across = np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
-    t = np.linspace(-1, 1, 241)
-    path = np.stack([np.full_like(t, centre_row), np.full_like(t, centre_column)], axis=1)
-    path += np.outer(t * length / 2, along) + np.outer(bend * (1 - t * t), across)
-    half_width = width / 2 * np.sqrt(1.1 - t * t)
-    # Distances only around the path: elsewhere the depth is negative anyway.
-    first, last = np.clip(np.stack([path.min(axis=0) - 4, path.max(axis=0) + 5]).astype(int), 0, CROP)
-    near = np.s_[first[0] : last[0], first[1] : last[1]]
-    rows, columns = (grid[near] for grid in np.mgrid[:CROP, :CROP])
-    distance = np.hypot(rows[..., None] - path[:, 0], columns[..., None] - path[:, 1])
-    depth = np.full((CROP, CROP), -1.0)
-    depth[near] = (half_width - distance).max(axis=-1) + 0.25
-    return _blend(crop, np.full_like(crop, grey), depth, edge=1.0), depth > 0
-
-
-def _stain(crop: ndarray, others: list[ndarray], random: RandomState) -> tuple[ndarray, ndarray]:
-    """Paint a spilt liquid: the texture below stays visible but darker."""
-    depth = _blob(random, radius=random.uniform(13, 22))
-    percent = random.randint(36, 50)
-    darker = (crop.astype(np.int64) * percent // 100).astype(np.uint8)
-    return _blend(crop, darker, depth, edge=4.0), depth > 0
-
-
-Painter = Callable[[ndarray, list[ndarray], RandomState], tuple[ndarray, ndarray]]
-PAINTERS: dict[str, Painter] = {
-    "blur": _blur,
-    "foreign_patch": _foreign_patch,
-    "scratch": _scratch,
-    "stain": _stain,
-}
-
-
-def _blob(random: RandomState, radius: float) -> ndarray:
-    """Return the depth below the edge of an irregular round region, in pixels, (CROP, CROP); positive inside."""
-    centre_row, centre_column = random.uniform(radius, CROP - radius, size=2)
-    rows, columns = np.mgrid[:CROP, :CROP]
-    rows, columns = rows - centre_row, columns - centre_column
-    angle = np.arctan2(rows, columns)
-    edge = np.full((CROP, CROP), radius)
-    for waves, share in ((2, 0.22), (3, 0.14), (5, 0.07)):
-        edge += radius * random.uniform(0, share) * np.cos(waves * angle + random.uniform(0, 2 * np.pi))
-    return edge - np.hypot(rows, columns)
-
-
-def _blend(below: ndarray, above: ndarray, depth: ndarray, edge: float) -> ndarray:
-    """Blend two textures: `above` deeper than `edge` pixels in the region, a ramp before that, `below` outside."""
-    weight = np.floor(np.clip((depth + edge / 4) / (edge * 1.25), 0, 1) * 256 + 0.5).astype(np.int64)
-    weight[depth <= 0] = 0
-    return ((below * (256 - weight) + above * weight + 128) // 256).astype(np.uint8)
-
-
-def _box_mean(image: ndarray, radius: int) -> ndarray:
-    """Compute the mean over a square of 2 radius + 1 pixels, edges repeated; whole numbers throughout."""
-    side = 2 * radius + 1
-    sums = np.pad(image.astype(np.int64), radius, mode="edge")
-    for axis in (0, 1):
-        sums = np.cumsum(sums, axis=axis)
-        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis=axis)
-        n = sums.shape[axis]
-        sums = sums.take(range(side, n), axis) - sums.take(range(n - side), axis)
-    return ((sums + side * side // 2) // (side * side)).astype(np.uint8)
-
-
 def _crops(photograph: ndarray, columns: tuple[tuple[int, int], ...], n: int, random: RandomState) -> list[ndarray]:
     """Cut `n` crops inside the column ranges, spread over the photograph's height, every second one mirrored."""
     heights = random.permutation(np.linspace(0, photograph.shape[0] - CROP, n).astype(np.int64))
@@ -184,7 +75,12 @@ def _crops(photograph: ndarray, columns: tuple[tuple[int, int], ...], n: int, ra
     return crops
 
 
-def _photograph(name: str) -> ndarray:
+def load_photograph(name: str) -> ndarray:
+    """Return a photograph of `PHOTOGRAPHS`, (512, 512) uint8.
+
+    Raises:
+        DataError: If the installed scikit-image carries another one.
+    """
     import skimage.data
 
     image = getattr(skimage.data, name)()

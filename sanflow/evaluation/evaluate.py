@@ -141,6 +141,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             "aupimo": aupimo_N,
         }
     )
+    curves |= {f"resampled_{name}": interval.values_B.astype(np.float32) for name, interval in intervals.items()}
     metrics = {name: metrics[name] for name in HEADLINE if name in metrics} | metrics
     metrics["intervals"] = {
         name: [interval.low, interval.high] for name, interval in intervals.items() if not math.isnan(interval.low)
@@ -212,11 +213,13 @@ def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
         >>> training_cost({"seconds": {"total": 60.0, "encoder": 20.0}, "images_per_second": 8.0, "device": "cpu"})
         {'training_seconds': 60.0, 'training_images_per_second': 8.0, 'device': 'cpu'}
     """
-    seconds = train.get("seconds")
+    seconds, choosing = train.get("seconds"), None
     if isinstance(seconds, Mapping):
+        choosing = seconds.get("validation")
         seconds = seconds["total"] if "total" in seconds else sum(seconds.values())
     cost = {
         "training_seconds": seconds,
+        "validation_seconds": choosing,
         "training_images_per_second": train.get("images_per_second"),
         "peak_memory_bytes": train.get("peak_memory_bytes"),
         "energy_joules": train.get("energy_joules"),

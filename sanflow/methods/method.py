@@ -161,9 +161,22 @@ class FitJob:
         return self._split()[0]
 
     @property
+    def choosing(self) -> "Index | None":
+        """The held-out good parts that choose the epoch, as test images; None if the last one is reported."""
+        return self._halves()[0]
+
+    @property
     def held_out(self) -> "Index | None":
-        """The held-out good parts as test images; None if there are none."""
-        return self._split()[1]
+        """The held-out good parts that calibrate, as test images; None if there are none."""
+        return self._halves()[1]
+
+    def _halves(self) -> "tuple[Index | None, Index | None]":
+        from sanflow.data.held_out import halve
+
+        held_out = self._split()[1]
+        if held_out is None or not self.experiment.chooses_epoch:
+            return None, held_out
+        return halve(held_out, self.seed)
 
     def _split(self) -> "tuple[Index, Index | None]":
         from sanflow.data.held_out import split_training

@@ -14,7 +14,8 @@ TABLES = (
     "ablation",
     "paired",
     "protocols",
-    "oracle_epoch",
+    "epoch",
+    "criterion",
     "operating_point",
     "cost",
 )

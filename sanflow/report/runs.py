@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sanflow.benchmark_json import position, read_outline
-from sanflow.errors import DataError
+from sanflow.errors import DataError, IntegrityError
 from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.files import read_json
 
@@ -115,6 +117,20 @@ def _read_run(root: Path, path: Path) -> Run:
         folder=path.parent,
         metrics={name: math.nan if value is None else value for name, value in metrics.items()},
     )
+
+
+def read_curves(run: Run) -> dict[str, np.ndarray]:
+    """Read curves.npz of a run.
+
+    Raises:
+        IntegrityError: If it is missing or damaged.
+    """
+    path = run.folder / "curves.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"Expected curves in {path}, but got: {error}. Evaluate the run again.") from error
 
 
 def _sorted(runs: Iterable[Run], outline: dict[str, Any]) -> list[Run]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sanflow.data.held_out import split_training
+from sanflow.data.held_out import halve, split_training
 from sanflow.data.index import Index
 from sanflow.errors import ConfigError
 
@@ -78,3 +78,29 @@ def test_a_fraction_that_leaves_a_side_empty_is_refused(fraction):
     index = dataclasses.replace(index_of(n_train=3))
     with pytest.raises(ConfigError, match="leave training images on both sides"):
         split_training(index, fraction, 0)
+
+
+def test_held_out_parts_are_halved_and_the_choice_of_the_first_half_does_not_change():
+    held_out = split_training(index_of(), 0.5, seed=3)[1]
+    chooses, calibrates = halve(held_out, seed=3)
+    assert (len(chooses.test), len(calibrates.test)) == (5, 5)
+    assert set(chooses.test.image) | set(calibrates.test.image) == set(held_out.test.image)
+    assert not set(chooses.test.image) & set(calibrates.test.image)
+    assert list(halve(held_out, seed=3)[0].test.image) == list(chooses.test.image)
+    assert list(halve(held_out, seed=4)[0].test.image) != list(chooses.test.image)
+
+
+def test_photographs_of_one_part_are_in_one_half():
+    held_out = split_training(index_of(groups=lambda name: name[1:2] + name[2:][:1] if name < "t15" else "z"), 0.8, 0)[
+        1
+    ]
+    groups = [set(half.test["group"]) for half in halve(held_out, seed=0)]
+    assert groups[0]
+    assert groups[1]
+    assert groups[0].isdisjoint(groups[1])
+
+
+def test_one_held_out_part_cannot_be_halved():
+    held_out = split_training(index_of(n_train=4), 0.25, seed=0)[1]
+    with pytest.raises(ConfigError, match=r"for two halves, but 1 give 0 to one of them\. Set `calibration_fraction`"):
+        halve(held_out, seed=0)

@@ -1,4 +1,4 @@
-"""The built-in data set: frozen pixels, disjoint splits, defects that can be seen, masks that are exact."""
+"""The built-in data set: frozen pixels, disjoint splits."""
 
 import hashlib
 
@@ -9,14 +9,12 @@ from PIL import Image
 
 import sanflow.data.photo_textures as module
 from sanflow.data.index import build_index, summary
+from sanflow.data.painted_defects import KINDS
 from sanflow.data.photo_textures import (
-    KINDS,
-    LEAST_CHANGE,
     PHOTOGRAPHS,
     TEST_COLUMNS,
     TRAIN_COLUMNS,
     make_photo_textures,
-    paint_defect,
     write_grey_png,
 )
 from sanflow.errors import DataError
@@ -66,25 +64,6 @@ def test_training_and_test_crops_share_no_pixel():
     trained = np.unique(module._crops(photograph, TRAIN_COLUMNS, 80, random))
     tested = np.unique(module._crops(photograph, (TEST_COLUMNS,), 40, random))
     assert not set(trained) & set(tested)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_defect_can_be_seen_and_its_mask_is_exact(kind):
-    random, crop = RandomState(1), RandomState(2).randint(60, 200, (128, 128)).astype(np.uint8)
-    for _ in range(5):
-        image, mask = paint_defect(kind, crop, [np.full((200, 200), 20, np.uint8)], random)
-        change = np.abs(image.astype(int) - crop)
-        assert not change[~mask].any()
-        assert change[mask].mean() >= LEAST_CHANGE[kind]
-        assert 100 <= mask.sum() <= 5000  # of 16384 pixels
-        assert (change[mask] > 0).mean() > 0.9
-
-
-def test_box_mean_by_hand():
-    image = np.array([[0, 0, 0], [0, 90, 0], [0, 0, 9]], np.uint8)
-    # the corner's window, edges repeated: 0 0 0, 0 90 0, 0 0 9 around the centre; around (2, 2): 90 0 0, 0 9 9, 0 9 9
-    assert module._box_mean(image, 1)[1, 1] == 11
-    assert module._box_mean(image, 1)[2, 2] == round((90 + 4 * 9) / 9)
 
 
 def test_png_is_read_back_and_its_bytes_depend_on_pixels_alone(tmp_path):

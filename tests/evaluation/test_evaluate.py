@@ -20,6 +20,7 @@ from sanflow.data.index import Index, build_index, read_index, write_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.evaluation.conformal import proportion_interval
 from sanflow.evaluation.evaluate import evaluate, evaluate_files, training_cost
+from sanflow.evaluation.metric_table import METRICS
 from sanflow.evaluation.metrics import (
     aupro,
     auroc,
@@ -406,7 +407,11 @@ def test_the_page_about_outputs_names_what_is_written(root, evaluation, scores):
     prefixes = ("testset_", "native_")
     for key in evaluation.metrics:
         assert key.startswith(prefixes) or f"`{key}`" in page, key
+    assert "`resampled_<metric>`" in page
     for entry in evaluation.curves:
+        if entry.startswith("resampled_"):
+            assert entry.removeprefix("resampled_") in METRICS
+            continue
         curve = entry.removesuffix("_x").removesuffix("_y")
         assert f"`{entry}`" in page or f"`{curve}_x`" in page or f"<level>{curve[5:]}_x" in page, entry
     for key in training_cost(imagine_history()):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import math
 import re
 import shutil
@@ -199,13 +200,81 @@ def test_oracle_epoch(tmp_path):
     assert texts(table)[0] == ["a", "95.00", "80.00", "90.00"]
     assert not table.sections[0].rows[0][3].best
     assert any(note.startswith("◊") for note in table.notes)
-    oracle = build_table("oracle_epoch", runs)
-    assert texts(oracle) == [["d", "SANFlow", *["50.00", "50.00", "0.00"] * 2, "80.00", "90.00", "+10.00", "1"]]
+    rows = texts(build_table("epoch", runs))
+    assert [row[:2] for row in rows] == [["SANFlow", name] for name in ("Image AUROC", "Pixel AUROC", "AUPRO")]
+    assert rows[0][2:] == ["50.00", "–", "50.00", "–", "–", "0.00", "–", "–", "–", "1"]
+    assert rows[2][2:] == ["80.00", "–", "90.00", "–", "–", "+10.00", "–", "–", "–", "1"]
     assert {run.epoch for run in runs if run.experiment == "sanflow"} == {None, 2, 4}
 
 
 def test_no_oracle_without_kept_epochs(results):
-    assert "keep_every" in build_table("oracle_epoch", read_runs(results)).notes[0]
+    assert "keep_every" in build_table("epoch", read_runs(results)).notes[0]
+    assert "choose_epoch: validation" in build_table("criterion", read_runs(results)).notes[0]
+
+
+CHOOSING = {**OURS, "choose_epoch": "validation", "epochs": 6, "keep_every": 2}
+
+
+def write_epoch(root, run, aupro, resampled, epoch, **measures):
+    """One epoch with its bootstrap resamples and its measures on held-out parts."""
+    details = {f"validation_{name}": value for name, value in measures.items()}
+    provenance = {"epoch": epoch, "steps": {"fit": {"details": details}}}
+    cost = {"training_seconds": 200.0, "validation_seconds": 10.0}
+    file = write_metrics(root, run, CHOOSING, aupro=aupro, provenance=provenance, cost=cost)
+    metrics = json.loads(file.read_text())
+    metrics["provenance"]["experiment"] = CHOOSING
+    file.write_text(json.dumps(metrics))
+    np.savez(file.with_name("curves.npz"), resampled_aupro=np.asarray(resampled, np.float32))
+
+
+def write_choosing(root, category, seed, offset):
+    run = f"d/{category}/sanflow/seed{seed}"
+    resamples = np.linspace(-0.01, 0.01, 201)
+    write_epoch(root, f"{run}/epoch02", 0.7, 0.7 + resamples, 2, pixel_ap=0.5, log_prob=-1.0)
+    write_epoch(root, f"{run}/epoch04", 0.9 + offset, 0.9 + offset + 2 * resamples, 4, pixel_ap=0.8, log_prob=-2.0)
+    write_epoch(root, f"{run}/epoch06", 0.8, 0.8 + resamples, 6, pixel_ap=0.6, log_prob=-3.0)
+    write_epoch(root, run, 0.9 + offset, 0.9 + offset + 2 * resamples, 4, pixel_ap=0.8, log_prob=-2.0)
+
+
+def test_the_chosen_epoch_beside_the_last_and_the_oracle(tmp_path):
+    write_choosing(tmp_path, "a", 0, 0.0)
+    rows = texts(build_table("epoch", read_runs(tmp_path)))
+    # The chosen epoch is 0.1 better, by 0.1 - 0.01 ... 0.1 + 0.01 over resamples, of which 95 % are within 0.0095.
+    expected = ["80.00", "90.00", "90.00", "+10.00", "+9.05 … +10.95", "+10.00", "+9.05 … +10.95", "4.0 of 6"]
+    assert rows[2][2:] == [*expected, "5 %", "1"]
+
+
+def test_differences_of_one_category_are_paired_over_seeds_and_of_two_are_not(tmp_path):
+    write_choosing(tmp_path, "a", 0, 0.0)
+    write_choosing(tmp_path, "a", 1, 0.04)
+    data = build_table("epoch", read_runs(tmp_path)).data.set_index("metric")
+    one = data.loc["aupro"]
+    assert (one.chosen_minus_last, one.chosen_low, one.chosen_high) == pytest.approx((0.12, 0.1105, 0.1295), abs=1e-6)
+    write_choosing(tmp_path, "b", 0, 0.04)
+    two = build_table("epoch", read_runs(tmp_path)).data.set_index("metric").loc["aupro"]
+    assert two.chosen_minus_last == pytest.approx((0.12 + 0.14) / 2)
+    assert two.chosen_high - two.chosen_low < 0.9 * (one.chosen_high - one.chosen_low)
+
+
+def test_rank_correlation_by_hand(tmp_path):
+    write_choosing(tmp_path, "a", 0, 0.0)
+    write_choosing(tmp_path, "b", 0, -0.25)  # epoch 4 is the worst there
+    table = build_table("criterion", read_runs(tmp_path))
+    # Ranks of AUPRO: 1 3 2 in a; 2 1 3 in b. Of pixel_ap: 1 3 2, so 1 and -0.5. Of log_prob: 3 2 1, so -0.5 and -0.5.
+    assert [row[:2] + row[-3:] for row in texts(table)] == [
+        ["SANFlow", "pixel_ap", "+0.25", "−0.50 … +1.00", "2"],
+        ["SANFlow", "log_prob", "−0.50", "−0.50 … −0.50", "2"],
+    ]
+    assert texts(table)[0][2:4] == ["–", "–"]  # image AUROC is 0.5 at each epoch
+
+
+def test_patience_leaves_the_chosen_epoch_alone(tmp_path):
+    write_epoch(tmp_path, "d/a/sanflow/seed0", 0.9, [], 4, pixel_ap=0.8)
+    assert texts(build_table("epoch", read_runs(tmp_path)))[2][2:] == [
+        *["–", "90.00", "–"],
+        *["–"] * 4,
+        *["4.0 of 6", "5 %", "1"],
+    ]
 
 
 def test_paired_comparison_prints_n(results):

@@ -19,7 +19,7 @@ Source:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +48,8 @@ class Interval:
         confidence: Share of resamples within, in (0, 1).
         resamples: Number of resamples.
         resolution: Error of the level counts on the whole set, already corrected for; 0 where they are exact.
+        values_B: The metric in each resample. Sets with the same images are drawn alike, so that the difference of two
+            such arrays is that of the two metrics in each resample. Empty where the metric is undefined.
     """
 
     value: float
@@ -56,10 +58,11 @@ class Interval:
     confidence: float
     resamples: int
     resolution: float
+    values_B: Float = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     def to_dict(self) -> dict[str, float]:
         """Return the values as metrics.json holds them."""
-        return asdict(self)
+        return {name: value for name, value in vars(self).items() if name != "values_B"}
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def _intervals(
         error = float(whole[name][0]) - exact[name]
         values = np.concatenate([part[name] for part in parts]) - error
         low, high = np.clip(np.percentile(values, [tail, 100.0 - tail]), 0.0, 1.0)
-        intervals[name] = Interval(exact[name], float(low), float(high), confidence, resamples, abs(error))
+        intervals[name] = Interval(exact[name], float(low), float(high), confidence, resamples, abs(error), values)
     return intervals
 
 

@@ -37,7 +37,7 @@ class TrainedFlowExperiment(FlowExperiment):
     normalize_features: bool = False
     """Divide each scale by its standard deviation on training images."""
     epochs: int = Field(20, ge=1)
-    """Epochs; the last one is reported."""
+    """Epochs of the schedule; see `choose_epoch` for the one that is reported."""
     passes_per_epoch: int = Field(4, ge=1)
     """Passes over the training images in one epoch."""
     warmup_epochs: float = Field(2.0, ge=0)
@@ -54,6 +54,28 @@ class TrainedFlowExperiment(FlowExperiment):
     """Training images are rotated by up to this angle."""
     keep_every: int | None = Field(None, ge=1)
     """Also keep and score each k-th epoch, for the column *oracle epoch*."""
+    choose_epoch: Literal["last", "validation"] = "last"
+    """Which epoch is reported. `last`: the paper's protocol. `validation` (experimental): the one that finds painted
+    defects best, of the epochs that `keep_every` keeps and the last. They are painted on half of the held-out parts
+    (`calibration_fraction`); the other half calibrates."""
+    patience: int | None = Field(None, ge=1)
+    """Stop when so many kept epochs in a row are no better than the best one before them; needs `choose_epoch:
+    validation`. `epochs` is then the longest training, and only the chosen epoch is scored on the test images."""
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> "TrainedFlowExperiment":
+        if self.chooses_epoch and self.keep_every is None:
+            raise ValueError(
+                "expected `keep_every` with `choose_epoch: validation`: it says which epochs may be chosen"
+            )
+        if self.chooses_epoch and self.calibration_fraction == 0:
+            raise ValueError(
+                "expected `calibration_fraction` above 0 with `choose_epoch: validation`: half of the held-out parts "
+                "choose the epoch"
+            )
+        if self.patience is not None and not self.chooses_epoch:
+            raise ValueError("expected `choose_epoch: validation` with `patience`, but got `choose_epoch: last`")
+        return self
 
     @model_validator(mode="after")
     def _check_warmup(self) -> "TrainedFlowExperiment":
@@ -65,9 +87,22 @@ class TrainedFlowExperiment(FlowExperiment):
         return self
 
     @property
+    def chooses_epoch(self) -> bool:
+        """Whether half of the held-out parts chooses the epoch."""
+        return self.choose_epoch == "validation"
+
+    @property
+    def candidate_epochs(self) -> list[int]:
+        """The epochs that `keep_every` keeps; where one of them is chosen, the last too."""
+        if self.keep_every is None:
+            return []
+        every = list(range(self.keep_every, self.epochs + 1, self.keep_every))
+        return sorted({*every, self.epochs}) if self.chooses_epoch else every
+
+    @property
     def kept_epochs(self) -> list[int]:
-        """The epochs that `keep_every` keeps."""
-        return [] if self.keep_every is None else list(range(self.keep_every, self.epochs + 1, self.keep_every))
+        """The epochs that are scored beside the reported one: none with `patience`, which may stop before them."""
+        return [] if self.patience is not None else self.candidate_epochs
 
 
 class SanflowExperiment(TrainedFlowExperiment):
@@ -114,7 +149,7 @@ class CflowExperiment(TrainedFlowExperiment):
     batch_size: int = Field(32, ge=1)
     """Images whose locations are shuffled together; the last incomplete batch is dropped."""
     epochs: int = Field(25, ge=1)
-    """Epochs; the last one is reported."""
+    """Epochs of the schedule; see `choose_epoch` for the one that is reported."""
     passes_per_epoch: int = Field(8, ge=1)
     """Passes over the training images in one epoch."""
     rotation_degrees: float = Field(5.0, ge=0, le=180)

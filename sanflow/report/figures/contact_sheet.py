@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sanflow.anomaly_maps.maps import anomaly_maps
 from sanflow.data.index import Index
-from sanflow.report.figures.inputs import first_seeds, load_samples, read_curves, read_images_table, read_scores
+from sanflow.report.figures.inputs import first_seeds, load_samples, read_images_table, read_scores
 from sanflow.report.figures.style import (
     MAP_COLOURS,
     PREDICTED,
@@ -21,7 +21,7 @@ from sanflow.report.figures.style import (
     new_figure,
     without_ticks,
 )
-from sanflow.report.runs import Run, notes_of
+from sanflow.report.runs import Run, notes_of, read_curves
 
 OUTLINE_NOTE = (
     "Outline: prediction (orange, solid) at the threshold of the best pixel F1 on the test set; truth (blue, dashed)."

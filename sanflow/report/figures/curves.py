@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from sanflow.data.index import Index
 from sanflow.evaluation.metric_table import AUPRO_LIMIT
-from sanflow.report.figures.inputs import first_seeds, read_curves
+from sanflow.report.figures.inputs import first_seeds
 from sanflow.report.figures.style import add_notes, full_width, is_narrow, looks, new_figure
-from sanflow.report.runs import Run, notes_of
+from sanflow.report.runs import Run, notes_of, read_curves
 
 # (archive name, title, x, y, metric whose value is written into the panel)
 PANELS = (

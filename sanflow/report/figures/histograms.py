@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sanflow.data.index import Index
-from sanflow.report.figures.inputs import first_seeds, read_curves, read_images_table
+from sanflow.report.figures.inputs import first_seeds, read_images_table
 from sanflow.report.figures.style import ANOMALOUS, NORMAL, add_notes, full_width, new_figure
-from sanflow.report.runs import Run, notes_of
+from sanflow.report.runs import Run, notes_of, read_curves
 
 BINS = 24
 

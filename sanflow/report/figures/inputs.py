@@ -95,20 +95,6 @@ def read_extras(run: Run) -> Extras | None:
     return Extras.load(file) if file.exists() else None
 
 
-def read_curves(run: Run) -> dict[str, np.ndarray]:
-    """Read curves.npz of a run.
-
-    Raises:
-        IntegrityError: If it is missing or damaged.
-    """
-    path = run.folder / "curves.npz"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"Expected curves in {path}, but got: {error}. Evaluate the run again.") from error
-
-
 def _require_same_images(run: Run, index: Index, paths: Sequence[str]) -> None:
     if list(paths) != [str(image) for image in index.test.image]:
         raise IntegrityError(

@@ -13,10 +13,10 @@ from sanflow.report.names import TABLES
 from sanflow.report.runs import Run
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
+from sanflow.report.tables.epoch import criterion_table, epoch_table
 from sanflow.report.tables.intervals import intervals_table
 from sanflow.report.tables.metric import metric_table, published_table
 from sanflow.report.tables.operating_point import operating_point_table
-from sanflow.report.tables.oracle import oracle_table
 from sanflow.report.tables.overview import overview_table, protocol_table
 from sanflow.report.tables.paired import paired_table
 from sanflow.report.tables.render import write_table
@@ -32,7 +32,8 @@ BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "ablation": ablation_table,
     "paired": paired_table,
     "protocols": protocol_table,
-    "oracle_epoch": oracle_table,
+    "epoch": epoch_table,
+    "criterion": criterion_table,
     "operating_point": operating_point_table,
     "cost": cost_table,
 }

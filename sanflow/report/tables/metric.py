@@ -27,10 +27,11 @@ from sanflow.report.tables.cells import (
     with_best,
     words,
 )
-from sanflow.report.tables.oracle import oracle_values
+from sanflow.report.tables.epoch import oracle_values
 
 CAPTION = (
-    "In percent, higher is better; last epoch, calibrated fusion, input resolution. "
+    "In percent, higher is better; the reported epoch (the last, unless validation chose it), calibrated fusion, input "
+    "resolution. "
     "Bold: the best experiment of the row."
 )
 ORACLE_NOTE = f"{ORACLE_MARK} Oracle epoch: chosen on the test set, an upper bound and not a result."

@@ -220,3 +220,17 @@ def test_parts_of_one_image_each_give_the_same_bits_as_no_parts(pixel_set, pixel
 def test_parts_of_another_number_are_refused():
     with pytest.raises(ValueError, match=r"Expected a part for each of 4 images, but got shape \(3,\)"):
         bootstrap_image_metrics([1, 2, 3, 4], [0, 0, 1, 1], parts=[0, 0, 1])
+
+
+def test_resamples_of_two_score_sets_of_the_same_images_are_paired():
+    random = np.random.RandomState(0)
+    labels = np.arange(40) % 2 == 0
+    scores = random.normal(size=40) + labels
+    first, same, worse = (
+        bootstrap_image_metrics(values, labels, resamples=200)["image_auroc"]
+        for values in (scores, 2 * scores, scores + 0.05 * random.normal(size=40))
+    )
+    assert np.array_equal(first.values_B, same.values_B)
+    assert (first.low, first.high) == pytest.approx(np.percentile(first.values_B, [2.5, 97.5]))
+    # The same images are hard or easy for both, so the difference varies less than either.
+    assert (first.values_B - worse.values_B).std() < 0.3 * first.values_B.std()

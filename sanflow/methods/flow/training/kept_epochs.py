@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sanflow.errors import IntegrityError
+from sanflow.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class KeptEpochs:
 
     Arguments:
         state: Folder of the training's states.
-        target: Folder that holds them in the end; None if none are kept.
+        target: Folder that holds them in the end; None if they are needed in the training only.
         key: Short name of the training, for file names.
         epochs: The epochs, counted from 1.
     """
@@ -30,31 +31,37 @@ class KeptEpochs:
 
     def wants(self, epoch: int) -> bool:
         """Return whether an epoch is kept."""
-        return self.target is not None and epoch in self.epochs
+        return epoch in self.epochs
 
     def file(self, epoch: int) -> Path:
         """Return the path of an epoch's checkpoint during the training."""
         return self.state / "kept" / f"{self.key}.epoch{epoch:02d}.pt"
 
-    def publish(self) -> None:
-        """Put all kept epochs into the target folder.
+    def publish(self, last: int) -> None:
+        """Put all kept epochs up to the last one that was trained into the target folder.
 
         Raises:
             IntegrityError: If one was deleted meanwhile.
         """
-        if self.target is None:
-            return
-        for epoch in self.epochs:
-            source = self.file(epoch)
-            if not source.exists():
-                raise IntegrityError(
-                    f"Expected epoch {epoch}, which `keep_every` keeps, at {source}, but it was deleted. Delete the "
-                    f"folder {self.state} and train again."
-                )
-            self.target.mkdir(parents=True, exist_ok=True)
-            target = self.target / f"epoch{epoch:02d}.pt"
-            target.unlink(missing_ok=True)
+        if self.target is not None:
+            for epoch in self.epochs:
+                if epoch <= last:
+                    self.put(epoch, self.target / f"epoch{epoch:02d}.pt")
+
+    def put(self, epoch: int, target: Path) -> None:
+        """Put one kept epoch at a path.
+
+        Raises:
+            IntegrityError: If it was deleted meanwhile.
+        """
+        source = self.file(epoch)
+        if not source.exists():
+            raise IntegrityError(
+                f"Expected epoch {epoch}, which `keep_every` keeps, at {source}, but it was deleted. Delete the "
+                f"folder {self.state} and train again."
+            )
+        with atomic_path(target) as temporary:
             try:
-                os.link(source, target)
+                os.link(source, temporary)
             except OSError:  # another file system, or one without links
-                shutil.copyfile(source, target)
+                shutil.copyfile(source, temporary)

@@ -19,7 +19,7 @@ from sanflow.device import autocast, choose_device, device_name, repeatable, usa
 from sanflow.errors import StorageError, TrainingError
 from sanflow.methods.cost import Cost
 from sanflow.methods.fit import FitFiles
-from sanflow.methods.flow.detector import measure_constants
+from sanflow.methods.flow.detector import FlowDetector, measure_constants
 from sanflow.methods.flow.schedule import learning_rate
 from sanflow.methods.flow.training.kept_epochs import KeptEpochs
 from sanflow.methods.flow.training.parts import build_parts
@@ -29,6 +29,7 @@ from sanflow.methods.flow.training.state import SaveClock, State, StateFolder, S
 from sanflow.methods.flow.training.step import set_learning_rate, total_loss
 from sanflow.methods.method import FitJob
 from sanflow.methods.signals import StopSignals
+from sanflow.methods.validation import PREFIX, best_epoch, is_out_of_patience, validate
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class _Training:
         self.files = FitFiles(job, device_name(device), self.precision)
         key = StateKey(self.files.config_digest, job.index.digest, self.files.code_digest, job.seed)
         self.states = StateFolder(job.outputs.state, key)
-        self.kept = KeptEpochs(job.outputs.state, job.outputs.kept, key.short, job.experiment.kept_epochs)
+        needed = job.outputs.kept is not None or job.experiment.chooses_epoch
+        epochs = job.experiment.candidate_epochs if needed else ()
+        self.kept = KeptEpochs(job.outputs.state, job.outputs.kept, key.short, epochs)
         self.step = 0
         self.history: list[dict[str, Any]] = []
 
@@ -77,7 +80,8 @@ class _Training:
 
         clock = SaveClock(job.save_every_seconds)
         progress = Progress(parts.n_steps, self.step, job.experiment.batch_size)
-        with self.states, progress, contextlib.closing(parts.batches.ahead(self.step, parts.n_steps)) as batches:
+        last = self.step if self._is_over else parts.n_steps
+        with self.states, progress, contextlib.closing(parts.batches.ahead(self.step, last)) as batches:
             for batch in _timed(batches, self.cost):
                 epoch, place = divmod(batch.step, parts.steps_per_epoch)
                 rate = self._learning_rate(epoch, place)
@@ -100,9 +104,16 @@ class _Training:
                     self._save()
                 if job.on_step is not None:
                     job.on_step(self.step)
-                if stop.exit_code is not None and self.step < parts.n_steps:
+                if self._is_over:
+                    break
+                if stop.exit_code is not None:
                     self._leave(stop.exit_code)
         self._finish()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether all steps are done, or no better epoch came for as long as `patience` allows."""
+        return self.step == self.parts.n_steps or is_out_of_patience(self.history, self.job.experiment.patience)
 
     def _restore(self, state: State) -> None:
         parts = self.parts
@@ -124,7 +135,7 @@ class _Training:
         if bool(parts.guard.consecutive):
             return False
         with self.cost.phase("saving"):
-            finished = self.step == parts.n_steps
+            finished = self._is_over
             state: State = {
                 "step": self.step,
                 "model": parts.model.state_dict(),
@@ -172,11 +183,29 @@ class _Training:
             "skipped_steps": int(self.parts.guard.skipped),
             **means,
         }
+        constants = self._constants() if self.kept.wants(epoch) else None
+        if constants is not None and self.parts.validation is not None:
+            record |= self._validate(constants)
         self.history.append(record)
         self.files.log_history(self.history)
         logger.info("Epoch %d of %d: loss %.4f.", epoch, self.job.experiment.epochs, record["loss"])
-        if self.kept.wants(epoch):
-            self._checkpoint(self.kept.file(epoch), epoch)
+        if constants is not None:
+            self._checkpoint(self.kept.file(epoch), epoch, constants)
+
+    def _validate(self, constants: dict[str, float]) -> dict[str, float]:
+        """Measure the model as it is now on held-out parts; the training is not changed."""
+        parts = self.parts
+        assert parts.validation is not None
+        with self.cost.phase("validation"):
+            detector = FlowDetector(parts.model.eval(), parts.encoder, self.job.input_size, self.precision, constants)
+            found = validate(detector, parts.validation)
+            parts.model.train()
+        return {PREFIX + name: value for name, value in found.items()}
+
+    def _constants(self) -> dict[str, float]:
+        """Measure the constants that calibrate the model as it is now."""
+        parts = self.parts
+        return measure_constants(parts.model, parts.encoder, parts.images_NHW3, self.job.input_size, self.precision)
 
     def _stop_if_diverged(self) -> None:
         consecutive = int(self.parts.guard.consecutive)
@@ -191,35 +220,40 @@ class _Training:
 
     def _finish(self) -> None:
         """Save the finished state first, so that a lost checkpoint is written again without training again."""
-        if self.parts.n_steps not in self.states.steps():
+        if self.step not in self.states.steps():
             self._save(wait=True)
         self.states.forget_others()
+        experiment, checkpoint = self.job.experiment, self.job.outputs.checkpoint
+        epoch = best_epoch(self.history) if experiment.chooses_epoch else experiment.epochs
         with self.cost.phase("saving"):
-            self._checkpoint(self.job.outputs.checkpoint, self.job.experiment.epochs)
-            self.kept.publish()
+            if experiment.chooses_epoch:
+                self.kept.put(epoch, checkpoint)
+            else:
+                self._checkpoint(checkpoint, epoch, self._constants())
+            self.kept.publish(len(self.history))
         anomalies = self.parts.anomalies
         facts = {
             **self._facts(),
-            "images": self.parts.n_steps * self.job.experiment.batch_size,
+            "images": self.step * experiment.batch_size,
+            "epoch": epoch,
             "skipped_steps": int(self.parts.guard.skipped),
             "anomaly_jitter": None if anomalies is None else anomalies.jitter,
             "encoder": self.parts.encoder.identity,
         }
         self.files.write_record(self.cost, facts, self.history)
 
-    def _checkpoint(self, path: Path, epoch: int) -> None:
+    def _checkpoint(self, path: Path, epoch: int, constants: dict[str, float]) -> None:
         parts = self.parts
+        validation = {key: value for key, value in self.history[-1].items() if key.startswith(PREFIX)}
         self.files.write_checkpoint(
             path,
             parts.model.state_dict(),
-            constants=measure_constants(
-                parts.model, parts.encoder, parts.images_NHW3, self.job.input_size, self.precision
-            ),
+            constants=constants,
             encoder=parts.encoder,
             facts={"channels": parts.encoder.channels},
             epoch=epoch,
             history=self.history,
-            details={"attempts": self.cost.attempts},
+            details={"attempts": self.cost.attempts, **validation},
         )
 
     def _facts(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batches
 from sanflow.methods.flow.training.step import Guard, Means, Stepper, make_optimizer
 from sanflow.methods.method import FitJob
+from sanflow.methods.validation import ValidationImages, validation_images
 
 FEATURE_SCALE_BATCH = 8
 
@@ -34,6 +35,7 @@ class Parts:
         model: In training mode.
         stepper: Updates the model; it holds the optimizer and the guard.
         means: Means over the batches of the current epoch.
+        validation: Held-out parts that choose the epoch; None if the last one is reported.
         steps_per_epoch: Batches of an epoch, all its passes together.
         n_steps: Batches of the training.
     """
@@ -45,6 +47,7 @@ class Parts:
     model: AnomalyFlow
     stepper: Stepper
     means: Means
+    validation: ValidationImages | None
     steps_per_epoch: int
     n_steps: int
 
@@ -106,6 +109,7 @@ def build_parts(job: FitJob, device: torch.device, precision: Any, feature_scale
         job.seed,
     )
     steps_per_epoch = batches.per_pass * experiment.passes_per_epoch
+    choosing = job.choosing
     return Parts(
         encoder=encoder,
         images_NHW3=images_NHW3,
@@ -114,6 +118,7 @@ def build_parts(job: FitJob, device: torch.device, precision: Any, feature_scale
         model=model,
         stepper=stepper,
         means=Means(),
+        validation=None if choosing is None else validation_images(choosing, size, job.seed, cache=job.cache),
         steps_per_epoch=steps_per_epoch,
         n_steps=steps_per_epoch * experiment.epochs,
     )
