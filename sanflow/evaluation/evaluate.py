@@ -23,7 +23,6 @@ from sanflow.config.experiment import Experiment
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
 from sanflow.data.vanished import load_masks_and_losses
-from sanflow.errors import IntegrityError
 from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.evaluation.metrics import (
     MetricWarning,
@@ -99,7 +98,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         DataError: If a score is not finite, or a mask cannot be read.
         IntegrityError: If the scores belong to another index.
     """
-    _require_same_images(scores, index)
+    index.require_same(scores.paths, scores.provenance.get("index_digest"))
     scores.require_finite(f"the scores of {index.dataset}/{index.category}")
     masks_NHW, vanished = load_masks_and_losses(index, scores.input_size)
     with warnings.catch_warnings(record=True) as caught:
@@ -216,15 +215,6 @@ def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
         "device": train.get("device"),
     }
     return {name: value for name, value in cost.items() if value is not None}
-
-
-def _require_same_images(scores: Scores, index: Index) -> None:
-    expected = scores.provenance.get("index_digest")
-    if scores.paths != [str(image) for image in index.test.image] or expected not in (None, index.digest):
-        raise IntegrityError(
-            f"Expected scores of the index of {index.dataset}/{index.category} ({index.digest[:12]}), but got those of "
-            f"another one ({str(expected)[:12]}): the data set has changed since. Score the run again."
-        )
 
 
 def _add(

@@ -14,7 +14,7 @@ Shapes: N images, K levels (descending), B resamples.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from sanflow.evaluation.metrics.classification import image_metrics
 from sanflow.evaluation.metrics.inputs import Maps, Masks, check_labelled_scores, check_maps
 from sanflow.evaluation.metrics.pixels import pixel_metrics
 from sanflow.evaluation.metrics.ranking import label_regions
+from sanflow.evaluation.metrics.spro import SaturatedMeasures
 
 Float = NDArray[np.float64]
 CHUNK = 50  # resamples at once: bounds memory to some 50 MB
@@ -99,7 +100,9 @@ def bootstrap_image_metrics(
         regions_NK=np.empty((score_array.size, 0)),
     )
     exact = image_metrics(score_array, label_array)
-    return _intervals(counts, "image", label_array, exact, resamples=resamples, confidence=confidence, seed=seed)
+    return _intervals(
+        partial(Resampled, counts), "image", label_array, exact, resamples=resamples, confidence=confidence, seed=seed
+    )
 
 
 def bootstrap_pixel_metrics(
@@ -128,21 +131,62 @@ def bootstrap_pixel_metrics(
     exact = pixel_metrics(map_list, mask_list) if exact is None else exact
     counts = _count_pixels(map_list, mask_list)
     return _intervals(
-        counts, "pixel", counts.is_anomalous, exact, resamples=resamples, confidence=confidence, seed=seed
+        partial(Resampled, counts),
+        "pixel",
+        counts.is_anomalous,
+        exact,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def bootstrap_saturated_metrics(
+    measures: SaturatedMeasures, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Compute bootstrap intervals of the metrics of saturated regions; the images of each kind are drawn separately.
+
+    Arguments:
+        measures: Of the whole set.
+        resamples: Number of resamples, at least 1.
+        confidence: Share of resamples within the interval, in (0, 1).
+        seed: Of the resamples; sets with the same images share them.
+
+    Raises:
+        ValueError: If an argument is not what it must be.
+    """
+    return _intervals(
+        partial(ResampledKinds, measures),
+        "region",
+        measures.strata_N,
+        measures.metrics(),
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
     )
 
 
 def _intervals(
-    counts: Counts,
+    resampled: Callable[[Float], Any],
     level: Level,
-    is_anomalous: NDArray[np.bool_],
+    strata_N: NDArray[Any],
     exact: Mapping[str, float],
     *,
     resamples: int,
     confidence: float,
     seed: int,
 ) -> dict[str, Interval]:
-    """Measure all resamples and take the percentiles."""
+    """Measure all resamples and take the percentiles.
+
+    Arguments:
+        resampled: Makes the measures of resamples from how often each image is in each, (B, N).
+        level: Whose metrics to measure.
+        strata_N: Class of each image; each resample has as many of each class as the set.
+        exact: The metrics of the whole set.
+        resamples: Number of resamples.
+        confidence: Share of resamples within the interval.
+        seed: Of the resamples.
+    """
     if resamples < 1:
         raise ValueError(f"Expected at least 1 resample, but got {resamples}.")
     if not 0.0 < confidence < 1.0:
@@ -153,10 +197,10 @@ def _intervals(
     defined = [name for name in intervals if not np.isnan(exact[name])]
     if not defined:
         return intervals
-    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed))
+    weights_BN = _draw(strata_N, resamples, np.random.default_rng(seed))
     with np.errstate(invalid="ignore"):  # 0 / 0 where a class that the metric needs is missing
-        whole = _measured(formulas, Resampled(counts, np.ones((1, is_anomalous.size))))
-        parts = [_measured(formulas, Resampled(counts, weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
+        whole = _measured(formulas, resampled(np.ones((1, strata_N.size))))
+        parts = [_measured(formulas, resampled(weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
     tail = 50.0 * (1.0 - confidence)
     for name in defined:
         error = float(whole[name][0]) - exact[name]
@@ -166,12 +210,11 @@ def _intervals(
     return intervals
 
 
-def _draw(is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.Generator) -> Float:
+def _draw(strata_N: NDArray[Any], resamples: int, generator: np.random.Generator) -> Float:
     """Draw how often each image is in each resample, (B, N), with replacement within each class."""
-    weights = np.zeros((resamples, is_anomalous.size))
-    for members in (np.flatnonzero(~is_anomalous), np.flatnonzero(is_anomalous)):
-        if members.size == 0:
-            continue
+    weights = np.zeros((resamples, strata_N.size))
+    for stratum in np.unique(strata_N):
+        members = np.flatnonzero(strata_N == stratum)
         share = np.full(members.size, 1.0 / members.size)
         weights[:, members] = generator.multinomial(members.size, share, size=resamples)
     return weights
@@ -235,6 +278,28 @@ class Resampled:
         alarms_BK = self._weights_BN[:, ~anomalous] @ _shares(self._counts.negatives_NK[~anomalous])
         end_BK = alarms_BK / alarms_BK[:, -1:]
         return _increments(found_BK) / found_BK[:, -1:], end_BK - _increments(end_BK), end_BK
+
+
+class ResampledKinds:
+    """Measures of some resamples of saturated regions, (B,) each.
+
+    Arguments:
+        measures: Of the whole set.
+        weights_BN: How often each image is in each resample.
+    """
+
+    def __init__(self, measures: SaturatedMeasures, weights_BN: Float) -> None:
+        self._kinds = [
+            Resampled(
+                Counts(curve.overlaps_NK, curve.outside_NK, curve.overlaps_NK),
+                weights_BN[:, np.isin(measures.strata_N, (0, number))],
+            )
+            for number, curve in enumerate(measures.kinds.values(), 1)
+        ]
+
+    def saturated_overlap(self, limit: float) -> Float:
+        """Compute the mean saturated overlap of regions up to a false-positive rate, mean over the kinds."""
+        return np.asarray(np.mean([kind.region_overlap(limit) for kind in self._kinds], axis=0))
 
 
 def _measured(formulas: Mapping[str, Callable[[Any], Any]], resampled: Resampled) -> dict[str, Float]:
