@@ -6,12 +6,16 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument, RunsOfOption, metrics_files
+from sanflow.cli.options import (
+    BenchmarkOption,
+    ExperimentOption,
+    IndexArgument,
+    RunArgument,
+    RunsOfOption,
+    metrics_files,
+)
 from sanflow.config import handed_on
 
-RunArgument = Annotated[
-    Path, typer.Argument(help="A run: `results/<benchmark>/<data set>/<category>/<experiment>/seed<k>`.")
-]
 ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
 
 
@@ -70,7 +74,7 @@ def evaluate(
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
     from sanflow.evaluation.evaluate import evaluate_files
-    from sanflow.evaluation.metric_table import HEADLINE
+    from sanflow.evaluation.headline import headline_of
     from sanflow.pipeline.benchmark import load_experiment
 
     settings = load_experiment(benchmark, experiment) if benchmark and experiment else None
@@ -78,7 +82,8 @@ def evaluate(
     found.write(output, images, curves)
     for warning in found.metrics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE if name in found.metrics))
+    headline = [name for name in headline_of(found.index.dataset) if name in found.metrics]
+    typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in headline))
 
 
 def maps(

@@ -53,8 +53,8 @@ class Index:
     `table` has the columns of `COLUMNS`: split ("train", "validation" or "test"), label (1 defective), defect_type
     ("good" or its name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256,
     mask_sha256, defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are
-    read, `warnings` what is unusual about them, `saturations` from which overlap on its defects count as found (none where
-    the data set does not say). A column `group` is added where images have groups, such as the light.
+    read, `warnings` what is unusual about them, `saturations` from which overlap on its defects count as found (none
+    where the data set does not say). A column `group` is added where images have groups, such as the light.
     """
 
     dataset: str

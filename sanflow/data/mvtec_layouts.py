@@ -93,7 +93,10 @@ def mvtec_loco(root: Path, category: str) -> Listing:
     validation = images(top / "validation" / "good")
     listing.rows += [Row("validation", "good", relative(image, root)) for image in validation]
     listing.leftovers += leftovers(top / "validation", root, set(validation))
-    listing.saturations = read_saturations(top / FILE)
+    try:
+        listing.saturations = read_saturations(top / FILE)
+    except DataError as error:
+        listing.problems.append(str(error))
     return listing
 
 

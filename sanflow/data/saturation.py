@@ -1,7 +1,7 @@
 """Read from which overlap on a defect counts as found: the saturation thresholds of MVTec LOCO.
 
-`<category>/defects_config.json` lists the kinds of defects. A mask file of an image is one region; its grey value is the
-number of its kind. The threshold of a kind is a number of pixels, or a share of the region where it is relative.
+`<category>/defects_config.json` lists the kinds of defects. A mask file of an image is one region; its grey value is
+the number of its kind. The threshold of a kind is a number of pixels, or a share of the region where it is relative.
 
 Source:
     Beyond Dents and Scratches (Bergmann et al., 2022), section 4

@@ -2,8 +2,8 @@
 
 A metric added here is in metrics.json under every prefix, and has an interval and a table; a test checks that
 docs/metrics.md has a line for it. Its formula is written once, in terms of measures that exist twice: as floats, exact
-for the whole set (`RankedMeasures`, `PixelMeasures`, `SaturatedMeasures`), and as arrays (B,) with one value per bootstrap resample
-(`Resampled`, `ResampledKinds`).
+for the whole set (`RankedMeasures`, `PixelMeasures`, `SaturatedMeasures`), and as arrays (B,) with one value per
+bootstrap resample (`Resampled`, `ResampledKinds`).
 
 Importing this module imports no other, not even numpy, because the workflow reads names from it at each start.
 """

@@ -76,7 +76,9 @@ def test_an_epoch_that_is_kept_and_the_other_fusion(scores, run, tmp_path):
 def test_another_evaluator_finds_the_same_numbers(index, scores, tmp_path):
     """The maps read back as those of another tool, at the same resolution."""
     list(export_maps(scores, index, tmp_path))
-    read = score_external(index, tmp_path, ExternalExperiment(method="external", maps="m", input_size=64), name="theirs")
+    read = score_external(
+        index, tmp_path, ExternalExperiment(method="external", maps="m", input_size=64), name="theirs"
+    )
     ours = evaluate(scores, index, evaluate_at="native", resamples=5).metrics
     theirs = evaluate(read, index, evaluate_at="native", resamples=5).metrics
     for name in ("native_image_auroc", "native_pixel_auroc", "native_aupro"):

@@ -7,12 +7,12 @@ method must find. Each region r has a saturation area s_r in pixels. With t_r of
 
 A region is what one mask file draws, also where regions touch or share pixels. The rest is as for AUPRO: the curve has
 one point per distinct score, its vertical axis is the mean over regions, its horizontal axis the false-positive rate
-over all pixels outside of every region, the area is taken up to a limit and divided by it. It is computed for each kind
-of anomaly (logical, structural) with all good images, and averaged over the kinds. With s_r the size of each region it
-is AUPRO.
+over all pixels outside of every region, the area is taken up to a limit and divided by it. It is computed for each
+kind of anomaly (logical, structural) with all good images, and averaged over the kinds. With s_r the size of each
+region it is AUPRO.
 
-Only the s_r pixels of a region with the highest scores raise the curve, each by 1 / s_r. So the area is a sum over these
-pixels, as for AUPRO. Maps at the images' own size do not fit in memory together (300 images of 2 megapixels: 5 GB), so
+Only the s_r pixels of a region with the highest scores raise the curve, each by 1 / s_r. So the area is a sum over
+them, as for AUPRO. Maps at the images' own size do not fit in memory together (300 images of 2 megapixels: 5 GB), so
 they are visited twice, one at a time: first the pixels that raise the curve are collected, then the other pixels are
 counted between them. Nothing is sampled.
 
@@ -213,11 +213,15 @@ class KindCurve:
         self._n_counted = 0
 
     def _choose_levels(self) -> NDArray[np.floating]:
-        """Choose scores that are even in the height of the curve, descending, and one below all."""
+        """Choose scores that are even in the height of the curve, each with the next number above, and one below all.
+
+        Without the number above, a rise at one score would look like one from the level before.
+        """
         risen_G = np.cumsum(self._weights_G[::-1])
         chosen = np.searchsorted(risen_G, np.linspace(0.0, risen_G[-1], LEVELS))
-        scores_K = self._scores_G[::-1][np.unique(np.minimum(chosen, risen_G.size - 1))]
-        return np.append(scores_K, -np.inf).astype(scores_K.dtype)
+        scores_K = self._scores_G[::-1][np.minimum(chosen, risen_G.size - 1)]
+        above_K = np.nextafter(scores_K, np.inf, dtype=scores_K.dtype)
+        return np.append(np.unique([scores_K, above_K])[::-1], scores_K.dtype.type(-np.inf))
 
     def count(self, outside: NDArray[np.floating]) -> None:
         """Count the pixels of the next image that are outside of regions, ascending."""
