@@ -4,10 +4,11 @@ import math
 
 import pandas as pd
 
-from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.evaluation.headline import headline_of
 from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Section, Table, percent, points, words
+from sanflow.report.tables.overview import headline_titles
 
 
 def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) -> dict[str, float]:
@@ -35,12 +36,13 @@ def oracle_values(summary: Summary, dataset: str, experiment: str, metric: str) 
 
 def oracle_table(summary: Summary) -> Table:
     """Show last epoch, oracle epoch and gain for the headline metrics, per data set and experiment."""
-    rows, records = [], []
+    sections, records = [], []
     for dataset in summary.datasets:
+        rows = []
         for experiment in summary.experiments(dataset):
             row = [words(dataset), words(summary.labels[experiment])]
             n_categories = 0
-            for metric in HEADLINE:
+            for metric in headline_of(dataset):
                 oracle = oracle_values(summary, dataset, experiment, metric)
                 last = summary.values(dataset, experiment, metric)
                 n_categories = max(n_categories, len(oracle))
@@ -60,16 +62,18 @@ def oracle_table(summary: Summary) -> Table:
                 ]
             if n_categories:
                 rows.append([*row, words(n_categories)])
-    names = [METRICS[metric].title for metric in HEADLINE]
-    header = ["Data set", "Experiment", *(f"{name}{part}" for name in names for part in ("", " oracle", " Δ")), "n"]
+        if rows:
+            names = [f"{title}{part}" for title in headline_titles(dataset) for part in ("", " oracle", " Δ")]
+            heading = dataset if len(summary.datasets) > 1 else ""
+            sections.append(Section(heading, ["Data set", "Experiment", *names, "n"], rows, text_columns=2))
     columns = ["dataset", "category", "experiment", "metric", "last_epoch", "oracle_epoch"]
-    notes = list(summary.notes) if rows else ["No experiment keeps epochs: set `keep_every` to have this table."]
+    notes = list(summary.notes) if sections else ["No experiment keeps epochs: set `keep_every` to have this table."]
     return Table(
         name="oracle_epoch",
         title="Last epoch and oracle epoch",
         caption="In percent, mean over n categories. The oracle epoch is chosen on the test set, for each metric and "
         "category separately, among the kept epochs and the last: an upper bound, not a result.",
-        sections=[Section("", header, rows, text_columns=2)] if rows else [],
+        sections=sections,
         notes=notes,
         data=pd.DataFrame(records, columns=columns),
     )
