@@ -14,7 +14,8 @@ STREAM = 5
 def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Index | None]:
     """Split the good training images of a category.
 
-    Images of one group (several photographs of one part) stay together, where the index has groups.
+    A data set with a validation split of its own gives that instead, whatever the fraction. Images of one group
+    (several photographs of one part) stay together, where the index has groups.
 
     Arguments:
         index: The category.
@@ -30,10 +31,10 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
     """
     table = index.table
     validation = table.split == "validation"
-    if fraction == 0:
-        return index, None
     if validation.any():
         return index, _as_test(index, table[validation])
+    if fraction == 0:
+        return index, None
     trained = table.index[table.split == "train"]
     chosen = trained[_chosen(table.loc[trained], fraction, seed)]
     if not 0 < len(chosen) < len(trained):

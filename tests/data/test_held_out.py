@@ -52,9 +52,10 @@ def test_photographs_of_one_part_stay_together():
     assert groups[0].isdisjoint(groups[1])
 
 
-def test_a_validation_split_of_the_data_set_is_used_instead():
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_a_validation_split_of_the_data_set_is_used_instead(fraction):
     index = index_of(validation=6)
-    training, held_out = split_training(index, 0.25, seed=0)
+    training, held_out = split_training(index, fraction, seed=0)
     assert len(training.train) == 20
     assert [name[0] for name in held_out.test.image] == ["v"] * 6
 
