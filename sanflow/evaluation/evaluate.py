@@ -11,26 +11,25 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from sanflow.anomaly_maps.maps import Fusion, anomaly_maps, anomaly_maps_at, image_scores, iterate_maps
+from sanflow.anomaly_maps.maps import anomaly_maps, anomaly_maps_at, image_scores
 from sanflow.anomaly_maps.scores_file import Scores
 from sanflow.config.experiment import Experiment
-from sanflow.data.images import iterate_regions, load_masks
+from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
 from sanflow.data.vanished import load_masks_and_losses
 from sanflow.evaluation.headline import headline_of
-from sanflow.evaluation.metric_table import METRICS, UNSATURATED, metrics_of
+from sanflow.evaluation.metric_table import metrics_of
 from sanflow.evaluation.metrics import (
     MetricWarning,
     PixelMeasures,
     SaturatedMeasures,
-    ScoredImage,
     bootstrap_image_metrics,
     bootstrap_pixel_metrics,
     bootstrap_saturated_metrics,
@@ -41,12 +40,12 @@ from sanflow.evaluation.metrics import (
     roc_curve,
 )
 from sanflow.evaluation.operating_point import operating_points
+from sanflow.evaluation.parts import NativeImages, by_group, by_kind, measured_here
 from sanflow.files import atomic_path, read_json, sha256_of_file, write_json
 from sanflow.provenance import Step, code_digest
 
 Resolution = Literal["input", "native"]
 HISTOGRAM_BINS = 200
-MOST_GROUPS = 20  # with more, a group is a part or a day rather than a condition, and has too few images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +117,11 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         if index.knows_pixels:
             measures = PixelMeasures(maps_NHW, masks_NHW)
             pixels = measures.metrics("pixel")
-            metrics |= _measured_here(pixels, index)
+            metrics |= measured_here(pixels, index)
             curves |= _histograms(maps_NHW, ~masks_NHW, masks_NHW)
             curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
             pixel_intervals = bootstrap_pixel_metrics(maps_NHW, masks_NHW, resamples=resamples, exact=pixels)
-            intervals |= _measured_here(pixel_intervals, index)
+            intervals |= measured_here(pixel_intervals, index)
             aupimo_N = measures.aupimo_N
             del measures
         else:
@@ -132,11 +131,11 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             curves |= _flat(dict.fromkeys(("roc", "pr", "pro"), (np.empty(0), np.empty(0))), "pixel")
         known_NHW = masks_NHW if index.knows_pixels else None
         if "group" in index.test:
-            metrics |= _by_group(index, scores, image_N, maps_NHW, known_NHW)
+            metrics |= by_group(index, scores, image_N, maps_NHW, known_NHW)
         if index.saturations:
             curves |= _flat({"pro": (np.empty(0), np.empty(0))}, "pixel")  # it would be that of AUPRO
-            saturated = SaturatedMeasures(_NativeImages(scores, index))
-            metrics |= saturated.metrics() | _by_kind(index, scores, image_N, maps_NHW, masks_NHW, saturated)
+            saturated = SaturatedMeasures(NativeImages(scores, index))
+            metrics |= saturated.metrics() | by_kind(index, scores, image_N, maps_NHW, masks_NHW, saturated)
             intervals |= bootstrap_saturated_metrics(saturated, resamples=resamples)
         del maps_NHW
         testset_N = _add_testset(metrics, scores, index, known_NHW)
@@ -232,42 +231,16 @@ def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in cost.items() if value is not None}
 
 
-Values = TypeVar("Values")
-
-
-def _measured_here(pixels: Mapping[str, Values], index: Index) -> dict[str, Values]:
-    """Leave out metrics of regions without saturation where the regions have thresholds."""
-    return {name: value for name, value in pixels.items() if not (index.saturations and name in UNSATURATED)}
-
-
-class _NativeImages:
-    """The test images with their maps at their own size, made one at a time, anew at each visit.
-
-    Arguments:
-        scores: Of the run.
-        index: A category with saturation thresholds.
-        fusion: How scales are joined.
-    """
-
-    def __init__(self, scores: Scores, index: Index, fusion: Fusion = "calibrated") -> None:
-        self._scores, self._index, self._fusion = scores, index, fusion
-
-    def __iter__(self) -> Iterator[ScoredImage]:
-        maps = iterate_maps(self._scores, self._index.test_sizes, self._fusion)
-        for map_HW, regions, row in zip(maps, iterate_regions(self._index), self._index.test.itertuples(), strict=True):
-            yield ScoredImage(map_HW, regions, row.defect_type if row.label else "")
-
-
 def _add_testset(metrics: dict[str, Any], scores: Scores, index: Index, masks_NHW: np.ndarray | None) -> np.ndarray:
     """Add all metrics of test-set fusion; returns its image scores."""
     maps_NHW = anomaly_maps(scores, scores.input_size, "testset")
     image_N = image_scores(maps_NHW, scores)
     found = image_metrics(image_N, scores.labels)
     if masks_NHW is not None:
-        found |= _measured_here(pixel_metrics(maps_NHW, masks_NHW), index)
+        found |= measured_here(pixel_metrics(maps_NHW, masks_NHW), index)
     if index.saturations and scores.kind == "log_prob":
         del maps_NHW
-        found |= SaturatedMeasures(_NativeImages(scores, index, "testset")).metrics()
+        found |= SaturatedMeasures(NativeImages(scores, index, "testset")).metrics()
     elif index.saturations:  # finished maps are the same in both fusions
         found |= {name: metrics[name] for name in metrics_of("region")}
     metrics |= {f"testset_{name}": value for name, value in found.items()}
@@ -281,68 +254,8 @@ def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
     for prefix, fusion in (("native_", "calibrated"), ("testset_native_", "testset")):
         maps = anomaly_maps_at(scores, sizes, "testset" if fusion == "testset" else "calibrated")
         found = image_metrics(image_scores(maps, scores), scores.labels)
-        found |= _measured_here(pixel_metrics(maps, masks), index)
+        found |= measured_here(pixel_metrics(maps, masks), index)
         metrics |= {prefix + name: value for name, value in found.items()}
-
-
-def _by_group(
-    index: Index, scores: Scores, image_N: np.ndarray, maps_NHW: np.ndarray, masks_NHW: np.ndarray | None
-) -> dict[str, Any]:
-    """Measure the images of each group alone, such as those of one light; nothing for one group or very many.
-
-    Returns:
-        `by_group`: name of the group -> its metrics, its number of images, and its rates at the thresholds from
-        held-out parts. NaN where a group lacks a class.
-    """
-    groups_N = index.test["group"].to_numpy()
-    names = sorted(set(groups_N))
-    if not 2 <= len(names) <= MOST_GROUPS:
-        return {}
-    found = {}
-    for name in names:
-        own_N = groups_N == name
-        labels_M, image_M = scores.labels[own_N], image_N[own_N]
-        found[name or "none"] = {
-            "images": int(own_N.sum()),
-            **_quietly(image_metrics, image_M, labels_M),
-            **({} if masks_NHW is None else _quietly(pixel_metrics, maps_NHW[own_N], masks_NHW[own_N])),
-            "operating_point": operating_points(image_M, labels_M, scores.held_out_scores),
-        }
-    return {"by_group": found}
-
-
-def _by_kind(
-    index: Index,
-    scores: Scores,
-    image_N: np.ndarray,
-    maps_NHW: np.ndarray,
-    masks_NHW: np.ndarray,
-    saturated: SaturatedMeasures,
-) -> dict[str, Any]:
-    """Measure each kind of anomaly with all good images, as MVTec LOCO is reported.
-
-    Returns:
-        `by_kind`: kind of anomaly -> its metrics and its number of images; `mean` -> their means over the kinds.
-    """
-    found = {}
-    for number, (kind, curve) in enumerate(saturated.kinds.items(), 1):
-        own_N = np.isin(saturated.strata_N, (0, number))
-        found[kind] = {
-            "images": int(own_N.sum()),
-            **_quietly(image_metrics, image_N[own_N], scores.labels[own_N]),
-            **_measured_here(_quietly(pixel_metrics, maps_NHW[own_N], masks_NHW[own_N]), index),
-            **curve.metrics(),
-        }
-    names = [name for name in next(iter(found.values()), {}) if name in METRICS]
-    mean = {name: float(np.mean([one[name] for one in found.values()])) for name in names}
-    return {"by_kind": {**found, "mean": mean}}
-
-
-def _quietly(measure: Callable[..., dict[str, float]], *given: np.ndarray) -> dict[str, float]:
-    """Measure a part of the images without warnings: that a part lacks a class is no news."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MetricWarning)
-        return measure(*given)
 
 
 def _histograms(maps_NHW: np.ndarray, normal_NHW: np.ndarray, anomalous_NHW: np.ndarray) -> dict[str, np.ndarray]:

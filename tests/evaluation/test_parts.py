@@ -163,7 +163,7 @@ def test_one_group_or_very_many_are_not_measured_alone(ad2, monkeypatch):
     scores = imagine_scores(ad2, INPUT)
     anywhere = dataclasses.replace(scores, provenance={})
     for groups, most, measured in (("aaaaa", 20, False), ("abbbb", 20, True), ("abcde", 5, True), ("abcde", 4, False)):
-        monkeypatch.setattr("sanflow.evaluation.evaluate.MOST_GROUPS", most)
+        monkeypatch.setattr("sanflow.evaluation.parts.MOST_GROUPS", most)
         table = ad2.table.assign(group=["regular"] * (len(ad2.table) - 5) + list(groups))
         found = evaluate(anywhere, dataclasses.replace(ad2, table=table), resamples=2).metrics
         assert ("by_group" in found) == measured, groups
