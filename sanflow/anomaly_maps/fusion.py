@@ -91,6 +91,27 @@ def fused_over_test_set(grids: Sequence[ndarray], size: tuple[int, int]) -> ndar
     return maps_NHW
 
 
+def stretched(map_HW: ndarray, n_scales: int) -> ndarray:
+    """Stretch a map of `calibrated` fusion so that few digits keep most of its order; for 16-bit floats.
+
+    The most anomalous pixels differ in P, by orders of magnitude, while L - P is L for all of them in few digits. The
+    stretched map is -log P where P >= P0, and rises on from there, 1 for each 1e-8 of the map.
+
+    Arguments:
+        map_HW: From `calibrated`.
+        n_scales: L.
+
+    Returns:
+        (H, W) float64, of the same order.
+
+    Example:
+        >>> [round(float(score), 3) for score in stretched(np.array([[0.0, 0.5, 0.999]]), 1)[0]]
+        [-0.0, 0.693, 6.908]
+    """
+    end = n_scales - TAIL_BELOW
+    return -np.log(np.maximum(n_scales - map_HW, TAIL_BELOW)) + np.maximum(map_HW - end, 0.0) / TAIL_SLOPE
+
+
 def image_scores(maps_NHW: ndarray) -> ndarray:
     """Return the score of each image, the maximum of its anomaly map; shape (N,)."""
     return maps_NHW.max(axis=(1, 2))

@@ -6,7 +6,7 @@ A map is higher where the image is more anomalous; an image's score is the maxim
 Shapes: N test images, h x w the size of a scale's grid, H x W the size of the maps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ def anomaly_maps(scores: Scores, size: tuple[int, int], fusion: Fusion = "calibr
     Returns:
         (N, H, W), float64 where scales were fused, else float32.
     """
-    if fusion == "testset" and scores.kind == "log_prob":
+    if _needs_test_set(scores, fusion):
         return fused_over_test_set(list(scores.grids.values()), size)
     return fused(scores.kind, scores.grids, scores.constants, size)
 
@@ -66,19 +66,39 @@ def anomaly_maps_at(
     Returns:
         N arrays (H, W), float64 where scales were fused, else float32.
     """
-    if scores.kind == "anomaly_map":
-        return [resized(map_HW, size) for map_HW, size in zip(scores.grids["map"], sizes, strict=True)]
-    grids = list(scores.grids.values())
-    if len(set(sizes)) == 1:
+    if scores.kind == "log_prob" and len(set(sizes)) == 1:
         return list(anomaly_maps(scores, sizes[0], fusion))
-    # Test-set fusion is the calibrated one with the test set's own maxima, up to the subtraction of its minimum.
-    own = fusion == "testset"
-    constants = [float(grid.max()) if own else scores.constants[name] for name, grid in scores.grids.items()]
-    maps = [
-        calibrated([grid[index : index + 1] for grid in grids], constants, size)[0] for index, size in enumerate(sizes)
-    ]
-    lowest = min(map_HW.min() for map_HW in maps) if own else 0.0
+    maps = list(iterate_maps(scores, sizes, fusion))
+    lowest = min(map_HW.min() for map_HW in maps) if _needs_test_set(scores, fusion) else 0.0
     return [map_HW - lowest for map_HW in maps]
+
+
+def iterate_maps(
+    scores: Scores, sizes: Sequence[tuple[int, int]], fusion: Fusion = "calibrated"
+) -> Iterator[np.ndarray]:
+    """Yield the anomaly maps of all test images one by one, each at its own size.
+
+    Test-set fusion is the calibrated one with the test set's own maxima, up to the subtraction of its minimum, which
+    is left out here: it needs all maps and changes no order.
+
+    Arguments:
+        scores: As in `anomaly_maps`.
+        sizes: N pairs (H, W).
+        fusion: As in `anomaly_maps`.
+
+    Yields:
+        (H, W), float64 where scales were fused, else float32.
+    """
+    own = _needs_test_set(scores, fusion)
+    constants = {name: float(grid.max()) for name, grid in scores.grids.items()} if own else scores.constants
+    for number, size in enumerate(sizes):
+        grids = {name: grid[number : number + 1] for name, grid in scores.grids.items()}
+        yield fused(scores.kind, grids, constants, size)[0]
+
+
+def _needs_test_set(scores: Scores, fusion: Fusion) -> bool:
+    """Return whether a map depends on all test images."""
+    return fusion == "testset" and scores.kind == "log_prob"
 
 
 def image_scores(maps: np.ndarray | Sequence[np.ndarray], scores: Scores | None = None) -> np.ndarray:

@@ -8,6 +8,9 @@ import typer
 from sanflow.config import handed_on
 
 IndexArgument = Annotated[Path, typer.Argument(help="index.csv of the category.")]
+RunArgument = Annotated[
+    Path, typer.Argument(help="A run: `results/<benchmark>/<data set>/<category>/<experiment>/seed<k>`.")
+]
 BenchmarkOption = Annotated[
     str, typer.Option(envvar=handed_on.BENCHMARK, help="Name in config/benchmarks/ or path of a benchmark file.")
 ]

@@ -1,4 +1,4 @@
-"""Commands that use a fitted detector: `predict`, `calibrate` and `export`."""
+"""Commands that use a fitted detector: `predict`, `calibrate`, `submission` and `export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sanflow.cli.options import RunArgument
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="checkpoint.pt of a run.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cuda (stops where there is none) or cpu.")]
@@ -18,6 +20,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
     app.command()(predict)
     app.command()(calibrate)
+    app.command()(submission)
     app.command()(export)
 
 
@@ -109,6 +112,38 @@ def calibrate(
             "Check light, camera and position; if the change is permanent, train again on such parts.",
             highlight=False,
         )
+
+
+def submission(
+    run: RunArgument,
+    *,
+    output: Annotated[Path, typer.Option(help="Folder of the submission, the same for all eight categories.")],
+    false_alarm_rate: Annotated[
+        float,
+        typer.Option(help="Share of good images of the validation's light that may have a pixel called anomalous."),
+    ] = 0.05,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score the private test sets of MVTec AD 2 with a run's detector, in the form that its server takes.
+
+    Give the command once per category, then run MVTec's check_and_prepare_data_for_upload.py on the folder.
+    """
+    from rich.progress import track
+
+    from sanflow.data.index import index_of_run, read_index
+    from sanflow.prediction.detector import load_detector
+    from sanflow.prediction.predict import decision_of
+    from sanflow.prediction.submission import private_images, write_submission
+
+    index = read_index(index_of_run(run))
+    files = private_images(index)
+    detector = load_detector(run / "checkpoint.pt", device)
+    level = decision_of(detector, false_alarm_rate, None).map_level
+    assert level is not None  # it is known where held-out parts are
+    written = write_submission(detector, index.category, files, output, level)
+    total = sum(map(len, files.values()))
+    shown = track(written, "Private test sets", total, console=console, disable=not console.is_terminal)
+    typer.echo(f"{sum(1 for _ in shown)} images of {index.category} -> {output}")
 
 
 def export(

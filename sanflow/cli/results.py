@@ -1,4 +1,4 @@
-"""Commands about results: `score-external`, `evaluate`, `tables`, `figures`, `show`."""
+"""Commands about results: `score-external`, `evaluate`, `maps`, `tables`, `figures`, `finished`, `show`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from sanflow.cli.options import BenchmarkOption, ExperimentOption, IndexArgument, RunsOfOption, metrics_files
+from sanflow.cli.options import (
+    BenchmarkOption,
+    ExperimentOption,
+    IndexArgument,
+    RunArgument,
+    RunsOfOption,
+    metrics_files,
+)
 from sanflow.config import handed_on
 
 ResultsArgument = Annotated[Path, typer.Argument(help="A benchmark's results: `results/<benchmark>`.")]
@@ -16,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
     app.command("score-external")(score_external)
     app.command()(evaluate)
+    app.command()(maps)
     app.command()(tables)
     app.command()(figures)
     app.command()(finished)
@@ -66,7 +74,7 @@ def evaluate(
 ) -> None:
     """Measure the scores of one run against the ground truth; needs no GPU and no model."""
     from sanflow.evaluation.evaluate import evaluate_files
-    from sanflow.evaluation.metric_table import HEADLINE
+    from sanflow.evaluation.headline import headline_of
     from sanflow.pipeline.benchmark import load_experiment
 
     settings = load_experiment(benchmark, experiment) if benchmark and experiment else None
@@ -74,7 +82,33 @@ def evaluate(
     found.write(output, images, curves)
     for warning in found.metrics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in HEADLINE if name in found.metrics))
+    headline = [name for name in headline_of(found.index.dataset) if name in found.metrics]
+    typer.echo("  ".join(f"{name} {100 * found.metrics[name]:.2f}" for name in headline))
+
+
+def maps(
+    run: RunArgument,
+    *,
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    fusion: Annotated[
+        Literal["calibrated", "testset"], typer.Option(help="How scales are joined; docs/protocol.md.")
+    ] = "calibrated",
+) -> None:
+    """Write the anomaly maps of a finished run as TIFF files of 32-bit floats, at the sizes of the test images.
+
+    A map has its image's path below the output folder, as MVTec's evaluation scripts expect.
+    """
+    from rich.progress import track
+
+    from sanflow.anomaly_maps.export import export_maps
+    from sanflow.anomaly_maps.scores_file import Scores
+    from sanflow.data.index import index_of_run, read_index
+
+    scores, index = Scores.load(run / "scores.npz"), read_index(index_of_run(run))
+    console = Console(stderr=True)
+    files = export_maps(scores, index, output, fusion)
+    shown = track(files, "Maps", len(scores.paths), console=console, disable=not console.is_terminal)
+    typer.echo(f"{sum(1 for _ in shown)} maps of {run} -> {output}")
 
 
 def tables(

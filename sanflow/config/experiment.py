@@ -69,7 +69,7 @@ class DetectorExperiment(Experiment):
 
     calibration_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the good training images that the fit does not see: their scores calibrate p-values. 0: none, as in the
-    paper's protocol. A data set with a validation split of its own uses that instead."""
+    paper's protocol. A data set with a validation split of its own uses that instead, whatever the fraction."""
 
     @property
     def chooses_epoch(self) -> bool:

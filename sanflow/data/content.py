@@ -20,7 +20,7 @@ from sanflow.errors import StorageError
 from sanflow.files import atomic_path, sha256_of_file
 from sanflow.provenance import digest_of
 
-PARTS = ("train", "test", "ground_truth")
+PARTS = ("train", "validation", "test", "test_public", "ground_truth", "defects_config.json")
 # A file that changed so recently may change again within the resolution of its times, so its hash is not kept.
 SETTLED_NS = 2 * 10**9
 
@@ -35,8 +35,8 @@ def category_digest(root: str | Path, category: str, memo: Path, *, dataset: str
         dataset: Name of the data set.
 
     Returns:
-        SHA-256 over train/, test/ and ground_truth/ of the category, or over all of `root` where it has no such folder;
-        of a list, over the CSV file and what it names.
+        SHA-256 over the folders and files of the category in `PARTS`, or over all of `root` where it has no folder; of
+        a list, over the CSV file and what it names.
     """
     if Path(root).is_file():
         listing = list_table(Path(root), category, dataset)

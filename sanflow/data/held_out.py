@@ -16,7 +16,8 @@ STREAM, HALVES_STREAM = 5, 6
 def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Index | None]:
     """Split the good training images of a category.
 
-    Photographs of one part stay together.
+    A data set with a validation split of its own gives that instead, whatever the fraction. Photographs of one part
+    stay together.
 
     Arguments:
         index: The category.
@@ -32,10 +33,10 @@ def split_training(index: Index, fraction: float, seed: int) -> tuple[Index, Ind
     """
     table = index.table
     validation = table.split == "validation"
-    if fraction == 0:
-        return index, None
     if validation.any():
         return index, _as_test(index, table[validation])
+    if fraction == 0:
+        return index, None
     trained = table.index[table.split == "train"]
     chosen = trained[_chosen(table.loc[trained], fraction, seed, STREAM)]
     if not 0 < len(chosen) < len(trained):

@@ -20,6 +20,7 @@ from sanflow.data.cache import cached
 from sanflow.data.decode import Resampling, read_image, require_same
 from sanflow.data.index import Index
 from sanflow.data.masks import read_mask
+from sanflow.data.saturation import Region, regions_of
 from sanflow.provenance import modules_digest
 
 RESAMPLING_OF_SPLIT: dict[str, Resampling] = {"train": "bilinear", "validation": "lanczos", "test": "lanczos"}
@@ -120,6 +121,24 @@ def iterate_masks(index: Index, size: tuple[int, int] | None = None, split: str 
         mask = read_mask(index.root, reference, index.reading)
         require_same(reference, mask.sha256, digest)
         yield nearest(mask.defect_HW.astype(np.uint8), shape) > 0
+
+
+def iterate_regions(index: Index) -> Iterator[list[Region]]:
+    """Yield the regions of each test image at its own size, one per mask file; none of a good image.
+
+    Arguments:
+        index: A category with saturation thresholds.
+
+    Raises:
+        DataError: If a mask is missing or damaged, or is another one than was indexed.
+    """
+    for reference, digest in zip(index.test["mask"], index.test.mask_sha256, strict=True):
+        if reference == "":
+            yield []
+            continue
+        mask = read_mask(index.root, reference, index.reading)
+        require_same(reference, mask.sha256, digest)
+        yield regions_of(mask, index.saturations)
 
 
 def nearest(values_HW: ndarray, size: tuple[int, int]) -> ndarray:

@@ -4,10 +4,11 @@ index.csv holds a row per image; index.json facts of the whole table. Paths are 
 top folder, which is named in index.json only, so the digest does not change when data or results move.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from sanflow.data.parts import PART, divided_parts, name_parts
 from sanflow.data.places import locate
 from sanflow.data.records import covering_masks, open_row, unused_bits
 from sanflow.data.registry import Counts, DatasetEntry, Kind, dataset_entry, require_category
+from sanflow.data.saturation import Saturation, saturations_of
 from sanflow.data.table import list_table
 from sanflow.errors import DataError, IntegrityError
 from sanflow.files import atomic_path, read_json, write_json
@@ -52,8 +54,9 @@ class Index:
     `table` has the columns of `COLUMNS`: split ("train", "validation" or "test"), label (1 defective), defect_type
     ("good" or its name), image and mask (paths relative to `root`; no mask: ""), width and height (pixels), sha256,
     mask_sha256, defect_pixels (of the mask at its own resolution; 0 without a mask). `reading` says how its files are
-    read, `warnings` what is unusual about them. A column `group` is added where images have groups, such as the light,
-    and a column `part` where the parts that they show have names.
+    read, `warnings` what is unusual about them, `saturations` from which overlap on its defects count as found (none
+    where the data set does not say). A column `group` is added where images have groups, such as the light, and a
+    column `part` where the parts that they show have names.
     """
 
     dataset: str
@@ -62,11 +65,12 @@ class Index:
     table: pd.DataFrame
     reading: Reading = AS_WRITTEN
     warnings: tuple[str, ...] = ()
+    saturations: tuple[Saturation, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the table and how its files are read, independent of their folder."""
-        return _digest(_csv(self.table), self.reading)
+        """SHA-256 over the table, how its files are read, and the thresholds, independent of their folder."""
+        return _digest(_csv(self.table), self.reading, self.saturations)
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -83,6 +87,27 @@ class Index:
         if split not in SPLITS:
             raise ValueError(f"Expected the split {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, but got {split!r}.")
         return self.table[self.table.split == split].reset_index(drop=True)
+
+    @property
+    def test_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each test image."""
+        return list(zip(self.test.height.astype(int).tolist(), self.test.width.astype(int).tolist(), strict=True))
+
+    def require_same(self, images: Sequence[str], digest: str | None) -> None:
+        """Refuse scores of other test images.
+
+        Arguments:
+            images: Paths of the test images that were scored, in order.
+            digest: Of the index that was scored; None where it is not known.
+
+        Raises:
+            IntegrityError: If they are not those of this index.
+        """
+        if list(images) != self.test.image.tolist() or digest not in (None, self.digest):
+            raise IntegrityError(
+                f"Expected scores of the index of {self.dataset}/{self.category} ({self.digest[:12]}), but got those "
+                f"of another one ({str(digest)[:12]}): the data set has changed since. Score the run again."
+            )
 
     @cached_property
     def knows_pixels(self) -> bool:
@@ -142,7 +167,7 @@ def build_index(
     known_above = entry.mask_above if mask_above is None else mask_above
     reading = Reading(known_above or 0, bits, max_megapixels)
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        records = list(pool.map(lambda row: open_row(root, row, reading), listing.rows))
+        records = list(pool.map(lambda row: open_row(root, row, reading, listing.saturations), listing.rows))
     problems = [*listing.problems, *(problem for record in records for problem in record.problems)]
     warnings = [*covering_masks(records), *unused_bits(records, reading)]
     for leftover in listing.leftovers:
@@ -169,7 +194,13 @@ def build_index(
     if problems:
         raise DataError(_report(entry, category, root, problems))
     return Index(
-        dataset, category, root, table.astype(_types(table)), reading, tuple(printable(line) for line in warnings)
+        dataset,
+        category,
+        root,
+        table.astype(_types(table)),
+        reading,
+        tuple(printable(line) for line in warnings),
+        listing.saturations,
     )
 
 
@@ -189,6 +220,7 @@ def summary(index: Index) -> dict[str, Any]:
     """Return the content of index.json."""
     table = index.table
     defective = table[table.label == 1]
+    thresholds = [dataclasses.asdict(entry) for entry in index.saturations]
     return {
         "dataset": index.dataset,
         "category": index.category,
@@ -205,6 +237,7 @@ def summary(index: Index) -> dict[str, Any]:
             "defective_without_pixels": int(((defective["mask"] != "") & (defective.defect_pixels == 0)).sum()),
         },
         "warnings": list(index.warnings),
+        **({"saturations": thresholds} if thresholds else {}),
     }
 
 
@@ -231,12 +264,13 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
         digest, warnings = str(facts["digest"]), tuple(map(str, facts.get("warnings", ())))
         bits, limit = facts.get("bits"), facts.get("max_megapixels", Reading.max_megapixels)
         reading = Reading(int(facts["mask_above"]), None if bits is None else int(bits), float(limit))
+        saturations = saturations_of(facts.get("saturations", []))
         names = (str(facts["dataset"]), str(facts["category"]), Path(root or facts["root"]))
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"Expected the facts of an index in {facts_path}, but {error} is wrong. {remedy}"
         ) from error
-    found = _digest(text.decode("utf-8", "replace"), reading)
+    found = _digest(text.decode("utf-8", "replace"), reading, saturations)
     if found != digest:
         raise IntegrityError(
             f"Expected {path} with digest {digest[:16]}…, but got {found[:16]}…: it was changed. {remedy}"
@@ -245,7 +279,23 @@ def read_index(path: str | Path, root: str | Path | None = None) -> Index:
     table = pd.read_csv(
         io.BytesIO(text), dtype={name: COLUMNS.get(name, str) for name in names_in_file}, keep_default_na=False
     )
-    return Index(*names, table, reading, warnings)
+    return Index(*names, table, reading, warnings, saturations)
+
+
+def index_of_run(run: Path) -> Path:
+    """Return the path of the index of a run: of `<category>/<experiment>/seed<k>`, or of a kept epoch below it.
+
+    Raises:
+        DataError: If there is none.
+    """
+    run = Path(os.path.abspath(run))  # without `..`, but not resolved: a run may be a link
+    for folder in run.parents[1:3]:
+        if (folder / "index.csv").is_file():
+            return folder / "index.csv"
+    raise DataError(
+        f"Expected a run `<data set>/<category>/<experiment>/seed<k>` with index.csv in the folder of its category, "
+        f"but there is none two or three levels above {run}. Name the folder of a run below `results/<benchmark>`."
+    )
 
 
 def _leaks(table: pd.DataFrame) -> list[str]:
@@ -310,6 +360,7 @@ def _types(table: pd.DataFrame) -> dict[str, type]:
     return COLUMNS | {name: kind for name, kind in ADDED.items() if name in table}
 
 
-def _digest(csv: str, reading: Reading) -> str:
+def _digest(csv: str, reading: Reading, saturations: Sequence[Saturation]) -> str:
     depth = "" if reading.bits is None else f" {reading.bits}"
-    return hashlib.sha256(f"{reading.mask_above}{depth}\n{csv}".encode()).hexdigest()
+    thresholds = "".join(f"\n{dataclasses.astuple(entry)}" for entry in saturations)
+    return hashlib.sha256(f"{reading.mask_above}{depth}{thresholds}\n{csv}".encode()).hexdigest()

@@ -19,7 +19,7 @@ import numpy as np
 from sanflow.config.names import name_problem
 from sanflow.data.listing import SPLITS, Listing, Row, folders, images, relative, split_good
 from sanflow.data.masks import read_mask
-from sanflow.data.mvtec_layouts import btad, mvtec, mvtec_ad_2
+from sanflow.data.mvtec_layouts import btad, mvtec, mvtec_ad_2, mvtec_loco
 from sanflow.errors import DataError
 
 
@@ -186,7 +186,7 @@ def _shanghaitech_campus(root: Path, category: str) -> Listing:
 LAYOUTS: dict[str, Callable[[Path, str], Listing]] = {
     "mvtec": mvtec,
     "btad": btad,
-    "mvtec_loco": mvtec,
+    "mvtec_loco": mvtec_loco,
     "mvtec_ad_2": mvtec_ad_2,
     "visa": _visa,
     "magnetic_tile": _magnetic_tile,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sanflow.data.leftovers import Leftover
 from sanflow.data.litter import is_litter
+from sanflow.data.saturation import Saturation
 
 SPLITS = ("train", "validation", "test")
 SPLIT_SEED = 0  # of data sets that come without a split of their own
@@ -51,6 +52,7 @@ class Listing:
         unmasked: Defective images without a mask: faults, unless the category has no masks at all.
         has_masks: Whether there is any mask, also one that belongs to no image.
         leftovers: Files and folders that are not used.
+        saturations: From which overlap on its defects count as found; none where the data set does not say.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -58,6 +60,7 @@ class Listing:
     unmasked: list[str] = field(default_factory=list)
     has_masks: bool = False
     leftovers: list[Leftover] = field(default_factory=list)
+    saturations: tuple[Saturation, ...] = ()
 
 
 @functools.cache

@@ -13,6 +13,7 @@ Shapes: H height, W width, C channels.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -24,6 +25,13 @@ from sanflow.errors import DataError
 SHOWN_LEVELS = 8
 
 
+class MaskPart(NamedTuple):
+    """One page of a file of a mask: the file's path relative to the data set's top folder, its levels (H, W)."""
+
+    file: str
+    levels_HW: ndarray
+
+
 @dataclass(frozen=True)
 class Mask:
     """A mask at its own resolution.
@@ -32,11 +40,13 @@ class Mask:
         defect_HW: (H, W) bool, True where defective.
         sha256: Digest of the bytes of its files, or of its frame.
         doubts: Why its files may be misread: they have other levels than background and defect.
+        parts: Its pages, the brightest channel of each; none of a frame.
     """
 
     defect_HW: ndarray
     sha256: str
     doubts: tuple[str, ...] = ()
+    parts: tuple[MaskPart, ...] = ()
 
 
 def read_mask(root: Path, reference: str, reading: Reading | None = None) -> Mask:
@@ -57,14 +67,16 @@ def read_mask(root: Path, reference: str, reading: Reading | None = None) -> Mas
         return Mask(np.asarray(frame_HW > reading.mask_above), hashlib.sha256(frame_HW.tobytes()).hexdigest())
     digest, parts, doubts = hashlib.sha256(), [], []
     for file in mask_files(path) if path.is_dir() else [path]:
-        data = read_bytes(file, "a mask")
+        data, name = read_bytes(file, "a mask"), file.relative_to(root).as_posix()
         digest.update(data)
         for levels_HWC in _pages(data, file, reading.max_megapixels):
-            doubts += [f"{file.relative_to(root).as_posix()}: {doubt}" for doubt in _doubts(levels_HWC)]
-            parts.append(levels_HWC.max(axis=-1) > reading.mask_above)
-    if not parts or any(part.shape != parts[0].shape for part in parts):
-        raise DataError(f"Expected masks of one size in {path}, but got {[part.shape for part in parts]}.")
-    return Mask(np.logical_or.reduce(parts), digest.hexdigest(), tuple(doubts))
+            doubts += [f"{name}: {doubt}" for doubt in _doubts(levels_HWC)]
+            parts.append(MaskPart(name, levels_HWC.max(axis=-1)))
+    sizes = [part.levels_HW.shape for part in parts]
+    if len(set(sizes)) != 1:
+        raise DataError(f"Expected masks of one size in {path}, but got {sizes}.")
+    defect_HW = np.logical_or.reduce([part.levels_HW > reading.mask_above for part in parts])
+    return Mask(defect_HW, digest.hexdigest(), tuple(doubts), tuple(parts))
 
 
 def mask_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from sanflow.data.leftovers import leftovers
 from sanflow.data.listing import Listing, Row, folders, images, relative
 from sanflow.data.masks import read_mask
 from sanflow.data.places import category_folder
+from sanflow.data.saturation import FILE, read_saturations
 from sanflow.errors import DataError
 
 
@@ -84,6 +85,19 @@ def masks_of_good_images(masks: Iterable[Path], root: Path) -> list[str]:
 def btad(root: Path, category: str) -> Listing:
     """Read MVTec AD's layout with `ok` for good and `ko` for defective images."""
     return mvtec(root, category, good="ok")
+
+
+def mvtec_loco(root: Path, category: str) -> Listing:
+    """Read MVTec AD's layout with validation/good, several masks per image, and the thresholds of its defects."""
+    listing, top = mvtec(root, category), category_folder(root, category)
+    validation = images(top / "validation" / "good")
+    listing.rows += [Row("validation", "good", relative(image, root)) for image in validation]
+    listing.leftovers += leftovers(top / "validation", root, set(validation))
+    try:
+        listing.saturations = read_saturations(top / FILE)
+    except DataError as error:
+        listing.problems.append(str(error))
+    return listing
 
 
 def mvtec_ad_2(root: Path, category: str) -> Listing:

@@ -9,6 +9,7 @@ from typing import Any
 from sanflow.data.decode import Reading, decode, read_bytes
 from sanflow.data.listing import Row
 from sanflow.data.masks import read_mask
+from sanflow.data.saturation import Saturation, regions_of
 from sanflow.errors import DataError
 
 MOST_OF_AN_IMAGE = 0.5
@@ -34,13 +35,14 @@ class Record:
     largest: int | None = None
 
 
-def open_row(root: Path, row: Row, reading: Reading) -> Record:
+def open_row(root: Path, row: Row, reading: Reading, saturations: Sequence[Saturation] = ()) -> Record:
     """Open the image and the mask of a row.
 
     Arguments:
         root: The data set's top folder.
         row: From a layout.
         reading: How the data set's files are read.
+        saturations: The category's thresholds, one of which each file of a mask must have; none: not checked.
     """
     columns: dict[str, Any] = {
         "split": row.split,
@@ -72,6 +74,8 @@ def open_row(root: Path, row: Row, reading: Reading) -> Record:
             columns["defect_pixels"] = int(mask.defect_HW.sum())
             columns["mask_sha256"] = mask.sha256
             record.doubts, record.covered = mask.doubts, float(mask.defect_HW.mean())
+            if saturations:
+                regions_of(mask, saturations)
             if columns["width"] and (width, height) != (columns["width"], columns["height"]):
                 size = f"{columns['width']} x {columns['height']}"
                 record.problems.append(f"{row.mask}: {width} x {height} pixels, but its image {row.image} has {size}")

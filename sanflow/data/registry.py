@@ -56,6 +56,7 @@ class DatasetEntry(_Strict):
     builtin: bool = False
     package: str | None = None
     has_masks: bool = True
+    region_metric: Literal["aupro", "aupro_05", "spro_05"] = "aupro"
     manual: str | None = None
     licence: str
     homepage: str

@@ -53,7 +53,8 @@ class Vanished:
                 ),
                 (
                     self.regions,
-                    f"{self.regions} of {self.of_regions} defect regions vanish at {size}: AUPRO does not include them",
+                    f"{self.regions} of {self.of_regions} defect regions vanish at {size}: metrics at this size do not "
+                    "include them",
                 ),
                 (
                     self.empty,

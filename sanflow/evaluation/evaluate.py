@@ -1,7 +1,8 @@
 """Evaluate one run: read scores and index, write metrics.json, images.csv and curves.npz.
 
 The headline is measured with calibrated fusion at the input's resolution. Metrics of test-set fusion and of native
-resolution have the prefixes `testset_*` and `native_*`. All metrics are fractions; NaN where a class is missing.
+resolution have the prefixes `testset_*` and `native_*`. Regions with saturation thresholds are measured at the images'
+own size always. All metrics are fractions; NaN where a class is missing.
 
 Shapes: N test images, H x W the input size.
 """
@@ -17,20 +18,22 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sanflow.anomaly_maps.maps import Fusion, anomaly_maps, anomaly_maps_at, image_scores
+from sanflow.anomaly_maps.maps import anomaly_maps, anomaly_maps_at, image_scores
 from sanflow.anomaly_maps.scores_file import Scores
 from sanflow.config.experiment import Experiment
 from sanflow.data.images import load_masks
 from sanflow.data.index import Index, read_index
 from sanflow.data.parts import PART, parts_of
 from sanflow.data.vanished import load_masks_and_losses
-from sanflow.errors import IntegrityError
-from sanflow.evaluation.metric_table import HEADLINE
+from sanflow.evaluation.headline import headline_of
+from sanflow.evaluation.metric_table import metrics_of
 from sanflow.evaluation.metrics import (
     MetricWarning,
     PixelMeasures,
+    SaturatedMeasures,
     bootstrap_image_metrics,
     bootstrap_pixel_metrics,
+    bootstrap_saturated_metrics,
     image_metrics,
     pixel_curves,
     pixel_metrics,
@@ -38,6 +41,7 @@ from sanflow.evaluation.metrics import (
     roc_curve,
 )
 from sanflow.evaluation.operating_point import operating_points
+from sanflow.evaluation.subsets import NativeImages, by_group, by_kind, measured_here
 from sanflow.files import atomic_path, read_json, sha256_of_file, write_json
 from sanflow.provenance import Step, code_digest
 
@@ -100,7 +104,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         DataError: If a score is not finite, or a mask cannot be read.
         IntegrityError: If the scores belong to another index.
     """
-    _require_same_images(scores, index)
+    index.require_same(scores.paths, scores.provenance.get("index_digest"))
     scores.require_finite(f"the scores of {index.dataset}/{index.category}")
     parts_N = parts_of(index.test).to_numpy(str) if PART in index.test else None
     masks_NHW, vanished = load_masks_and_losses(index, scores.input_size)
@@ -115,10 +119,13 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         if index.knows_pixels:
             measures = PixelMeasures(maps_NHW, masks_NHW)
             pixels = measures.metrics("pixel")
-            metrics |= pixels
+            metrics |= measured_here(pixels, index)
             curves |= _histograms(maps_NHW, ~masks_NHW, masks_NHW)
             curves |= _flat(pixel_curves(maps_NHW, masks_NHW, ranking=measures.ranking), "pixel")
-            intervals |= bootstrap_pixel_metrics(maps_NHW, masks_NHW, parts=parts_N, resamples=resamples, exact=pixels)
+            pixel_intervals = bootstrap_pixel_metrics(
+                maps_NHW, masks_NHW, parts=parts_N, resamples=resamples, exact=pixels
+            )
+            intervals |= measured_here(pixel_intervals, index)
             aupimo_N = measures.aupimo_N
             del measures
         else:
@@ -126,8 +133,16 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
             normal_NHW = np.broadcast_to(~scores.labels[:, None, None], maps_NHW.shape)
             curves |= _histograms(maps_NHW, normal_NHW, masks_NHW)
             curves |= _flat(dict.fromkeys(("roc", "pr", "pro"), (np.empty(0), np.empty(0))), "pixel")
+        known_NHW = masks_NHW if index.knows_pixels else None
+        if "group" in index.test:
+            metrics |= by_group(index, scores, image_N, maps_NHW, known_NHW)
+        if index.saturations:
+            curves |= _flat({"pro": (np.empty(0), np.empty(0))}, "pixel")  # it would be that of AUPRO
+            saturated = SaturatedMeasures(NativeImages(scores, index))
+            metrics |= saturated.metrics() | by_kind(index, scores, image_N, maps_NHW, masks_NHW, saturated)
+            intervals |= bootstrap_saturated_metrics(saturated, parts=parts_N, resamples=resamples)
         del maps_NHW
-        testset_N = _add(metrics, "testset_", scores, masks_NHW if index.knows_pixels else None, "testset")
+        testset_N = _add_testset(metrics, scores, index, known_NHW)
         if evaluate_at == "native" and index.knows_pixels:
             _add_native(metrics, scores, index)
     images = pd.DataFrame(
@@ -142,7 +157,7 @@ def evaluate(scores: Scores, index: Index, *, evaluate_at: Resolution = "input",
         }
     )
     curves |= {f"resampled_{name}": interval.values_B.astype(np.float32) for name, interval in intervals.items()}
-    metrics = {name: metrics[name] for name in HEADLINE if name in metrics} | metrics
+    metrics = {name: metrics[name] for name in headline_of(index.dataset) if name in metrics} | metrics
     metrics["intervals"] = {
         name: [interval.low, interval.high] for name, interval in intervals.items() if not math.isnan(interval.low)
     }
@@ -229,25 +244,19 @@ def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in cost.items() if value is not None}
 
 
-def _require_same_images(scores: Scores, index: Index) -> None:
-    expected = scores.provenance.get("index_digest")
-    if scores.paths != [str(image) for image in index.test.image] or expected not in (None, index.digest):
-        raise IntegrityError(
-            f"Expected scores of the index of {index.dataset}/{index.category} ({index.digest[:12]}), but got those of "
-            f"another one ({str(expected)[:12]}): the data set has changed since. Score the run again."
-        )
-
-
-def _add(
-    metrics: dict[str, Any], prefix: str, scores: Scores, masks_NHW: np.ndarray | None, fusion: Fusion
-) -> np.ndarray:
-    """Add all metrics of a fusion at the input size under a prefix; returns its image scores."""
-    maps_NHW = anomaly_maps(scores, scores.input_size, fusion)
+def _add_testset(metrics: dict[str, Any], scores: Scores, index: Index, masks_NHW: np.ndarray | None) -> np.ndarray:
+    """Add all metrics of test-set fusion; returns its image scores."""
+    maps_NHW = anomaly_maps(scores, scores.input_size, "testset")
     image_N = image_scores(maps_NHW, scores)
     found = image_metrics(image_N, scores.labels)
     if masks_NHW is not None:
-        found |= pixel_metrics(maps_NHW, masks_NHW)
-    metrics |= {prefix + name: value for name, value in found.items()}
+        found |= measured_here(pixel_metrics(maps_NHW, masks_NHW), index)
+    if index.saturations and scores.kind == "log_prob":
+        del maps_NHW
+        found |= SaturatedMeasures(NativeImages(scores, index, "testset")).metrics()
+    elif index.saturations:  # finished maps are the same in both fusions
+        found |= {name: metrics[name] for name in metrics_of("region")}
+    metrics |= {f"testset_{name}": value for name, value in found.items()}
     return image_N
 
 
@@ -257,7 +266,8 @@ def _add_native(metrics: dict[str, Any], scores: Scores, index: Index) -> None:
     sizes = [(mask_HW.shape[0], mask_HW.shape[1]) for mask_HW in masks]
     for prefix, fusion in (("native_", "calibrated"), ("testset_native_", "testset")):
         maps = anomaly_maps_at(scores, sizes, "testset" if fusion == "testset" else "calibrated")
-        found = image_metrics(image_scores(maps, scores), scores.labels) | pixel_metrics(maps, masks)
+        found = image_metrics(image_scores(maps, scores), scores.labels)
+        found |= measured_here(pixel_metrics(maps, masks), index)
         metrics |= {prefix + name: value for name, value in found.items()}
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy import ndarray
 from PIL import Image
 
+from sanflow.anomaly_maps.export import write_map
 from sanflow.data.listing import image_suffixes
 from sanflow.data.litter import is_litter
 from sanflow.errors import ConfigError, DataError
@@ -322,12 +322,6 @@ def picture_name(file: Path) -> str:
         'line 1__0007.png'
     """
     return "__".join(part for part in file.parts if part not in {"/", ".", ".."})
-
-
-def write_map(path: Path, map_HW: ndarray) -> None:
-    """Write an anomaly map as a TIFF file of 32-bit floats."""
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, map_HW.astype(np.float32))
 
 
 def overlay(rgb: Image.Image, map_HW: ndarray, level: float, anomalous: bool) -> Image.Image:

@@ -16,6 +16,7 @@ import numpy as np
 
 from sanflow.benchmark_json import position, read_outline
 from sanflow.errors import DataError, IntegrityError
+from sanflow.evaluation.headline import headline_of
 from sanflow.evaluation.metric_table import HEADLINE
 from sanflow.files import read_json
 
@@ -107,7 +108,7 @@ def _read_run(root: Path, path: Path) -> Run:
     if not isinstance(metrics, dict) or HEADLINE[0] not in metrics:
         raise DataError(f"Expected {path} to hold {HEADLINE[0]}, but it does not. Evaluate the run again.")
     # Pixel metrics are absent where the data set has no masks.
-    metrics = dict.fromkeys(HEADLINE) | metrics
+    metrics = dict.fromkeys(headline_of(dataset)) | metrics
     return Run(
         dataset=dataset,
         category=category,

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from sanflow.evaluation.metric_table import HEADLINE
+from sanflow.evaluation.headline import headline_of
 from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.runs import Run, in_order, labels_of, notes_of
 
@@ -70,6 +70,29 @@ class Summary:
         cells = {name: self.cell(dataset, name, experiment, metric) for name in self.categories(dataset)}
         return {name: cell[0] for name, cell in cells.items() if cell is not None and not math.isnan(cell[0])}
 
+    def part(self, key: str, name: str) -> "Summary":
+        """Return the summary of one part of the test sets, of the runs that have it.
+
+        Arguments:
+            key: `by_group` or `by_kind`, see docs/outputs.md.
+            name: Of the part.
+        """
+        return Summary(
+            [
+                dataclasses.replace(
+                    run,
+                    metrics={
+                        "provenance": run.metrics.get("provenance", {}),
+                        **{
+                            item: math.nan if value is None else value for item, value in run.metrics[key][name].items()
+                        },
+                    },
+                )
+                for run in self.runs
+                if name in run.metrics.get(key, {})
+            ]
+        )
+
     def by_seed(self, dataset: str, category: str, experiment: str, metric: str) -> dict[str, float]:
         """Return seed -> value in one category, where that is a number."""
         runs = self.runs_of(dataset, category, experiment)
@@ -104,7 +127,7 @@ def means_by_name(runs: Sequence[Run]) -> dict[str, float]:
         (dataset, experiment, metric): summary.mean(dataset, experiment, metric).value
         for dataset in summary.datasets
         for experiment in summary.experiments(dataset)
-        for metric in HEADLINE
+        for metric in headline_of(dataset)
     }
     first = 0 if len(summary.datasets) > 1 else 1
     return {"/".join(key[first:]): value for key, value in means.items() if not math.isnan(value)}

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from sanflow.benchmark_json import write_outline
 from sanflow.cli import results as results_commands
 from sanflow.errors import ConfigError
-from sanflow.report.names import CATEGORY_FIGURES, FIGURE_METRICS, METRIC_FIGURES, TABLES
+from sanflow.evaluation.metric_table import HEADLINE
+from sanflow.report.names import CATEGORY_FIGURES, METRIC_FIGURES, tables_of
 from sanflow.report.runs import read_runs
 from tests.helpers.results import write_metrics
 
@@ -64,9 +65,9 @@ def test_finished_makes_what_there_is_and_names_what_is_missing(command, results
     assert done.exit_code == 0
     assert "missing: parts/cap (all)" in done.output
     assert f"`sanflow explore {results}`" in done.output.replace("\n", "")
-    assert {path.stem for path in (results / "tables").iterdir()} == set(TABLES)
+    assert {path.stem for path in (results / "tables").iterdir()} == set(tables_of(["parts"]))
     drawn = {path.relative_to(results / "figures").as_posix() for path in (results / "figures").rglob("*.png")}
-    assert drawn == {f"{kind}/{metric}.png" for kind in METRIC_FIGURES for metric in FIGURE_METRICS}
+    assert drawn == {f"{kind}/{metric}.png" for kind in METRIC_FIGURES for metric in HEADLINE}
 
 
 def test_finished_without_any_run_is_no_error(command, tmp_path):
@@ -106,4 +107,4 @@ def test_figures_of_one_category(command, results, monkeypatch):
 def test_the_made_up_metrics_are_whole(results):
     """So that these tests read what an evaluation writes."""
     metrics = json.loads((results / "parts/nut/maps/seed0/metrics.json").read_text())
-    assert all(math.isfinite(metrics[name]) for name in FIGURE_METRICS)
+    assert all(math.isfinite(metrics[name]) for name in HEADLINE)

@@ -66,9 +66,10 @@ def test_conditions_do_not_stay_together():
     assert list(held_out.test.image) == list(split_training(index_of(), 0.5, seed=0)[1].test.image)
 
 
-def test_a_validation_split_of_the_data_set_is_used_instead():
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_a_validation_split_of_the_data_set_is_used_instead(fraction):
     index = index_of(validation=6)
-    training, held_out = split_training(index, 0.25, seed=0)
+    training, held_out = split_training(index, fraction, seed=0)
     assert len(training.train) == 20
     assert [name[0] for name in held_out.test.image] == ["v"] * 6
 

@@ -1,5 +1,6 @@
 """Every registered data set: a miniature in its documented layout is unpacked, indexed and read."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 
 from sanflow.data.campus import extract_training_frames
 from sanflow.data.download import dataset_folder, download
-from sanflow.data.images import load_images, load_masks
+from sanflow.data.images import iterate_regions, load_images, load_masks
 from sanflow.data.index import build_index, read_index, summary, write_index
 from sanflow.data.layouts import LAYOUTS, list_rows
 from sanflow.data.places import locate
 from sanflow.data.registry import load_registry
-from sanflow.errors import DataError
+from sanflow.errors import DataError, IntegrityError
 from sanflow.files import sha256_of_file
 from tests.helpers.miniatures import MINIATURES, image, mask, mvtec, tarred, video, zipped
 
@@ -137,6 +138,7 @@ def test_faults_of_the_other_layouts(tmp_path):
     table.write_text(table.read_text().replace("candle/Data/Masks/Anomaly/000.png", ""))
 
     loco = list_rows("mvtec_loco", tmp_path / "mvtec_loco", "breakfast_box")
+    assert [entry.defect_name for entry in loco.saturations] == ["mixed", "broken", "missing_orange"]
     assert [*loco.problems, *loco.unmasked] == [
         "breakfast_box/ground_truth/logical_anomalies/000: a mask without an image in test/logical_anomalies",
         "breakfast_box/test/structural_anomalies/000.png: no mask; expected "
@@ -224,6 +226,55 @@ def test_mvtec_ad_2_has_a_validation_split_and_columns_of_lights_and_parts(tmp_p
         build_index("mvtec_ad_2", "can", tmp_path)
     listing = list_rows("mvtec_ad_2", tmp_path / "mvtec_ad_2", "can")
     assert [leftover.line[:32] for leftover in listing.leftovers] == ["can/test_public/good/x.raw: no i"]
+
+
+def test_mvtec_loco_has_a_validation_split_and_thresholds(tmp_path):
+    MINIATURES["mvtec_loco"][0](tmp_path)
+    index = build_index("mvtec_loco", "breakfast_box", tmp_path, check_counts=False)
+    assert list(index.table.split) == ["train"] * 3 + ["validation"] * 2 + ["test"] * 4
+    assert [(one.pixel_value, one.saturation_threshold) for one in index.saturations] == [
+        (253, 40),
+        (254, 0.5),
+        (255, 12),
+    ]
+    regions = list(iterate_regions(index))
+    assert [[(int(mask.sum()), area) for mask, area in own] for own in regions] == [
+        *([], []),
+        [(30, 12), (10, 10)],  # two files; 40 pixels are more than the region has
+        [(30, 15)],
+    ]
+    write_index(index, tmp_path / "out/index.csv")
+    read = read_index(tmp_path / "out")
+    assert (read.saturations, read.digest) == (index.saturations, index.digest)
+    without = dataclasses.replace(index, saturations=())
+    assert without.digest != index.digest
+    facts = tmp_path / "out/index.json"
+    facts.write_text(facts.read_text().replace('"saturation_threshold": 12', '"saturation_threshold": 13'))
+    with pytest.raises(IntegrityError, match="it was changed"):
+        read_index(tmp_path / "out")
+    facts.write_text(facts.read_text().replace('"saturation_threshold": 13', '"saturation_threshold": 0'))
+    with pytest.raises(IntegrityError, match="whole pixels, at least 1, but got 0 is wrong"):
+        read_index(tmp_path / "out")
+
+
+def test_faults_of_thresholds_are_reported_with_the_others(tmp_path):
+    MINIATURES["mvtec_loco"][0](tmp_path)
+    top = tmp_path / "breakfast_box"
+    mask(top / "ground_truth/logical_anomalies/000/001.png", value=7)
+    mask(top / "ground_truth/structural_anomalies/000/000.png", box=(0, 0, 0, 0))
+    with pytest.raises(DataError) as error:
+        build_index("mvtec_loco", "breakfast_box", tmp_path, check_counts=False)
+    for line in (
+        "logical_anomalies/000/001.png: expected one grey value beside 0, of 253, 254, 255 in defects_config.json, but "
+        "got 7",
+        "structural_anomalies/000/000.png: expected one grey value beside 0, of 253, 254, 255 in defects_config.json, "
+        "but got none",
+    ):
+        assert line in str(error.value)
+    (top / "defects_config.json").unlink()
+    (top / "test/good/x.raw").write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)1 fault:.*Expected the saturation thresholds .* No such file"):
+        build_index("mvtec_loco", "breakfast_box", tmp_path, check_counts=False)
 
 
 def test_other_data_sets_have_no_columns_of_groups_or_parts(tmp_path):

@@ -32,7 +32,7 @@ def test_images_and_regions_are_counted(index):
     assert np.array_equal(masks_NHW, load_masks(index, (10, 10)))
     assert vanished.warnings() == [
         "1 of 2 defective images lose all defect pixels at 10 x 10: pixel metrics count them as normal",
-        "2 of 4 defect regions vanish at 10 x 10: AUPRO does not include them",
+        "2 of 4 defect regions vanish at 10 x 10: metrics at this size do not include them",
         "1 of 3 defective images have a mask without defect pixels",
     ]
 

@@ -28,7 +28,8 @@ def test_the_metrics_and_their_order():
     assert HEADLINE == ("image_auroc", "pixel_auroc", "aupro")
     assert tuple(METRICS)[:3] == HEADLINE
     assert list(metrics_of("image")) == ["image_auroc", "image_ap", "image_f1_max"]
-    assert {**metrics_of("image"), **metrics_of("pixel")} == METRICS
+    assert {**metrics_of("image"), **metrics_of("pixel"), **metrics_of("region")} == METRICS
+    assert list(metrics_of("region")) == ["spro_01", "spro_05", "spro_10", "spro_30", "spro_100"]
     assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
 
 

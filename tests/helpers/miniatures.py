@@ -1,5 +1,6 @@
 """Small copies of every registered data set, in the layout that its cited loader documents. No image is downloaded."""
 
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -19,11 +20,16 @@ def image(path: Path, seed: int, mode: str = "RGB", size: tuple[int, int] = (SID
     Image.fromarray(pixels).save(path)
 
 
-def mask(path: Path, size: tuple[int, int] = (SIDE, SIDE), box: tuple[int, int, int, int] = (2, 3, 7, 9)) -> None:
+def mask(
+    path: Path,
+    size: tuple[int, int] = (SIDE, SIDE),
+    box: tuple[int, int, int, int] = (2, 3, 7, 9),
+    value: int = 255,
+) -> None:
     """A mask with one rectangle (left, top, right, bottom), 5 x 6 = 30 pixels unless told."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros((size[1], size[0]), np.uint8)
-    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    pixels[box[1] : box[3], box[0] : box[2]] = value
     Image.fromarray(pixels).save(path)
 
 
@@ -91,7 +97,7 @@ def kolektor_sdd(root: Path) -> None:
 
 
 def mvtec_loco(root: Path) -> None:
-    """Two masks for the first defective image; validation images, which are left aside."""
+    """Two masks for the first defective image, of kinds with their own thresholds; validation images."""
     top = root / "breakfast_box"
     for i in range(3):
         image(top / "train" / "good" / f"{i:03d}.png", seed=i)
@@ -100,8 +106,12 @@ def mvtec_loco(root: Path) -> None:
         image(top / "test" / "good" / f"{i:03d}.png", seed=10 + i)
     for i, kind in enumerate(["logical_anomalies", "structural_anomalies"]):
         image(top / "test" / kind / "000.png", seed=20 + i)
-        mask(top / "ground_truth" / kind / "000" / "000.png")
-    mask(top / "ground_truth" / "logical_anomalies" / "000" / "001.png", box=(10, 10, 12, 15))
+        mask(top / "ground_truth" / kind / "000" / "000.png", value=255 - i)
+    mask(top / "ground_truth" / "logical_anomalies" / "000" / "001.png", box=(10, 10, 12, 15), value=253)
+    thresholds = [("missing_orange", 255, 12, False), ("broken", 254, 0.5, True), ("mixed", 253, 40, False)]
+    names = ("defect_name", "pixel_value", "saturation_threshold", "relative_saturation")
+    content = [dict(zip(names, entry, strict=True)) for entry in thresholds]
+    (top / "defects_config.json").write_text(json.dumps(content, indent=4))
 
 
 def mvtec_ad_2(root: Path) -> None:

@@ -6,7 +6,10 @@
 #   <results>/figures/{kind}/{dataset}/{category}.{png,pdf}
 #   <results>/figures/dots/{metric}.{png,pdf}
 #   <results>/explorer/index.html                                with its data and pictures in the same folder
-from sanflow.report.names import CATEGORY_FIGURES, FIGURE_METRICS, TABLES
+from sanflow.report.names import CATEGORY_FIGURES, figure_metrics_of, tables_of
+
+DATASETS = [dataset for dataset, _ in PLAN.categories()]
+TABLES, FIGURE_METRICS = tables_of(DATASETS), figure_metrics_of(DATASETS)
 
 
 rule tables:

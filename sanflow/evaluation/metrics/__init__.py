@@ -6,7 +6,12 @@ A score is higher for more anomalous, everywhere in this package. Metrics are fr
 
 from sanflow.evaluation.metrics.aupimo import aupimo, aupimo_per_image
 from sanflow.evaluation.metrics.aupro import aupro, aupro_curve
-from sanflow.evaluation.metrics.bootstrap import Interval, bootstrap_image_metrics, bootstrap_pixel_metrics
+from sanflow.evaluation.metrics.bootstrap import (
+    Interval,
+    bootstrap_image_metrics,
+    bootstrap_pixel_metrics,
+    bootstrap_saturated_metrics,
+)
 from sanflow.evaluation.metrics.classification import (
     RankedMeasures,
     auroc,
@@ -21,6 +26,7 @@ from sanflow.evaluation.metrics.curves import pr_curve, pro_curve, roc_curve, si
 from sanflow.evaluation.metrics.inputs import MetricWarning
 from sanflow.evaluation.metrics.pixels import PixelMeasures, pixel_curves, pixel_metrics
 from sanflow.evaluation.metrics.ranking import Ranking, rank_pixels
+from sanflow.evaluation.metrics.spro import SaturatedMeasures, ScoredImage, spro
 
 __all__ = [
     "Interval",
@@ -29,6 +35,8 @@ __all__ = [
     "PixelMeasures",
     "RankedMeasures",
     "Ranking",
+    "SaturatedMeasures",
+    "ScoredImage",
     "aupimo",
     "aupimo_per_image",
     "aupro",
@@ -37,6 +45,7 @@ __all__ = [
     "average_precision",
     "bootstrap_image_metrics",
     "bootstrap_pixel_metrics",
+    "bootstrap_saturated_metrics",
     "compare_paired",
     "f1_max",
     "f1_max_threshold",
@@ -50,4 +59,5 @@ __all__ = [
     "rank_scores",
     "roc_curve",
     "simplify",
+    "spro",
 ]

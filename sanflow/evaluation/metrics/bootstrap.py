@@ -20,7 +20,7 @@ Source:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from sanflow.evaluation.metrics.classification import image_metrics
 from sanflow.evaluation.metrics.inputs import Maps, Masks, check_labelled_scores, check_maps
 from sanflow.evaluation.metrics.pixels import pixel_metrics
 from sanflow.evaluation.metrics.ranking import label_regions
+from sanflow.evaluation.metrics.spro import SaturatedMeasures
 
 Float = NDArray[np.float64]
 CHUNK = 50  # resamples at once: bounds memory to some 50 MB
@@ -116,7 +117,14 @@ def bootstrap_image_metrics(
     )
     exact = image_metrics(score_array, label_array)
     return _intervals(
-        counts, "image", label_array, exact, parts=parts, resamples=resamples, confidence=confidence, seed=seed
+        partial(Resampled, counts),
+        "image",
+        label_array,
+        exact,
+        parts=parts,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
     )
 
 
@@ -147,16 +155,54 @@ def bootstrap_pixel_metrics(
     map_list, mask_list = check_maps(maps, masks)
     exact = pixel_metrics(map_list, mask_list) if exact is None else exact
     counts = _count_pixels(map_list, mask_list)
-    is_anomalous = counts.is_anomalous
     return _intervals(
-        counts, "pixel", is_anomalous, exact, parts=parts, resamples=resamples, confidence=confidence, seed=seed
+        partial(Resampled, counts),
+        "pixel",
+        counts.is_anomalous,
+        exact,
+        parts=parts,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def bootstrap_saturated_metrics(
+    measures: SaturatedMeasures,
+    *,
+    parts: ArrayLike | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Compute bootstrap intervals of the metrics of saturated regions; the images of each kind are drawn separately.
+
+    Arguments:
+        measures: Of the whole set.
+        parts: As in `bootstrap_image_metrics`.
+        resamples: Number of resamples, at least 1.
+        confidence: Share of resamples within the interval, in (0, 1).
+        seed: Of the resamples; sets with the same images share them.
+
+    Raises:
+        ValueError: If an argument is not what it must be.
+    """
+    return _intervals(
+        partial(ResampledKinds, measures),
+        "region",
+        measures.strata_N,
+        measures.metrics(),
+        parts=parts,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
     )
 
 
 def _intervals(
-    counts: Counts,
+    resampled: Callable[[Float], Any],
     level: Level,
-    is_anomalous: NDArray[np.bool_],
+    strata_N: NDArray[Any],
     exact: Mapping[str, float],
     *,
     parts: ArrayLike | None,
@@ -164,23 +210,33 @@ def _intervals(
     confidence: float,
     seed: int,
 ) -> dict[str, Interval]:
-    """Measure all resamples and take the percentiles."""
+    """Measure all resamples and take the percentiles.
+
+    Arguments:
+        resampled: Makes the measures of resamples from how often each image is in each, (B, N).
+        level: Whose metrics to measure.
+        strata_N: Class of each image; each resample has as many of each class as the set.
+        exact: The metrics of the whole set.
+        resamples: Number of resamples.
+        confidence: Share of resamples within the interval.
+        seed: Of the resamples.
+    """
     if resamples < 1:
         raise ValueError(f"Expected at least 1 resample, but got {resamples}.")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
-    if parts is not None and np.shape(parts) != is_anomalous.shape:
-        raise ValueError(f"Expected a part for each of {is_anomalous.size} images, but got shape {np.shape(parts)}.")
+    if parts is not None and np.shape(parts) != strata_N.shape:
+        raise ValueError(f"Expected a part for each of {strata_N.size} images, but got shape {np.shape(parts)}.")
     nan = float("nan")
     formulas = {name: metric.formula for name, metric in metrics_of(level).items() if metric.interval}
     intervals = {name: Interval(nan, nan, nan, confidence, resamples, nan) for name in formulas}
     defined = [name for name in intervals if not np.isnan(exact[name])]
     if not defined:
         return intervals
-    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed), parts)
+    weights_BN = _draw(strata_N, resamples, np.random.default_rng(seed), parts)
     with np.errstate(invalid="ignore"):  # 0 / 0 where a class that the metric needs is missing
-        whole = _measured(formulas, Resampled(counts, np.ones((1, is_anomalous.size))))
-        parts = [_measured(formulas, Resampled(counts, weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
+        whole = _measured(formulas, resampled(np.ones((1, strata_N.size))))
+        parts = [_measured(formulas, resampled(weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
     tail = 50.0 * (1.0 - confidence)
     for name in defined:
         error = float(whole[name][0]) - exact[name]
@@ -191,16 +247,20 @@ def _intervals(
 
 
 def _draw(
-    is_anomalous: NDArray[np.bool_], resamples: int, generator: np.random.Generator, parts: ArrayLike | None = None
+    strata_N: NDArray[Any], resamples: int, generator: np.random.Generator, parts: ArrayLike | None = None
 ) -> Float:
-    """Draw how often each image is in each resample, (B, N): parts with replacement within each kind of part."""
-    part_N = np.arange(is_anomalous.size) if parts is None else _numbered(np.asarray(parts))
-    n_anomalous_P, n_images_P = np.bincount(part_N, is_anomalous), np.bincount(part_N)
-    drawn_BP = np.zeros((resamples, n_images_P.size))
-    kinds = (n_anomalous_P == 0, n_anomalous_P == n_images_P, (n_anomalous_P > 0) & (n_anomalous_P < n_images_P))
-    for members in map(np.flatnonzero, kinds):
-        if members.size == 0:
-            continue
+    """Draw how often each image is in each resample, (B, N): parts with replacement within each kind of part.
+
+    Parts are of one kind if their images are of the same strata, such as normal, anomalous or both.
+    """
+    part_N = np.arange(strata_N.size) if parts is None else _numbered(np.asarray(parts))
+    strata, stratum_N = np.unique(strata_N, return_inverse=True)
+    has_PS = np.zeros((part_N.max() + 1, strata.size), bool)
+    has_PS[part_N, stratum_N] = True
+    kind_P = has_PS @ (1 << np.arange(strata.size))
+    drawn_BP = np.zeros((resamples, kind_P.size))
+    for kind in np.unique(kind_P):
+        members = np.flatnonzero(kind_P == kind)
         share = np.full(members.size, 1.0 / members.size)
         drawn_BP[:, members] = generator.multinomial(members.size, share, size=resamples)
     return np.take(drawn_BP, part_N, axis=1)
@@ -270,6 +330,28 @@ class Resampled:
         alarms_BK = self._weights_BN[:, ~anomalous] @ _shares(self._counts.negatives_NK[~anomalous])
         end_BK = alarms_BK / alarms_BK[:, -1:]
         return _increments(found_BK) / found_BK[:, -1:], end_BK - _increments(end_BK), end_BK
+
+
+class ResampledKinds:
+    """Measures of some resamples of saturated regions, (B,) each.
+
+    Arguments:
+        measures: Of the whole set.
+        weights_BN: How often each image is in each resample.
+    """
+
+    def __init__(self, measures: SaturatedMeasures, weights_BN: Float) -> None:
+        self._kinds = [
+            Resampled(
+                Counts(curve.overlaps_NK, curve.outside_NK, curve.overlaps_NK),
+                weights_BN[:, np.isin(measures.strata_N, (0, number))],
+            )
+            for number, curve in enumerate(measures.kinds.values(), 1)
+        ]
+
+    def saturated_overlap(self, limit: float) -> Float:
+        """Compute the mean saturated overlap of regions up to a false-positive rate, mean over the kinds."""
+        return np.asarray(np.mean([kind.region_overlap(limit) for kind in self._kinds], axis=0))
 
 
 def _measured(formulas: Mapping[str, Callable[[Any], Any]], resampled: Resampled) -> dict[str, Float]:

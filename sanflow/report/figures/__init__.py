@@ -11,7 +11,7 @@ from sanflow.data.index import Index, read_index
 from sanflow.errors import not_among
 from sanflow.report.figures import contact_sheet, curves, dots, histograms, latents, training, variance
 from sanflow.report.figures.style import Width, save, styled
-from sanflow.report.names import CATEGORY_FIGURES, FIGURE_FORMATS, FIGURE_METRICS, FIGURES
+from sanflow.report.names import CATEGORY_FIGURES, FIGURE_FORMATS, FIGURES, figure_metrics_of
 from sanflow.report.runs import Run, in_order, read_runs
 
 # Name -> function that draws it; a test compares the names with those of `names`.
@@ -94,7 +94,7 @@ def plan_figures(
                 index_path = Path(results, dataset, category, "index.csv")
                 plan.append(PlannedFigure(kind, f"{dataset}/{category}", own, outputs, index_path))
         else:
-            for metric in FIGURE_METRICS:
+            for metric in figure_metrics_of(in_order(run.dataset for run in runs)):
                 plan.append(PlannedFigure(kind, metric, runs, _files(Path(folder, kind, metric))))
     return plan
 

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sanflow.evaluation.headline import applies
 from sanflow.evaluation.metric_table import METRICS
 from sanflow.report.figures.style import MARKERS, add_notes, full_width, is_narrow, looks, new_figure, plain
 from sanflow.report.published import METHODS, best_columns, covers
@@ -59,7 +60,7 @@ def draw(runs: Sequence[Run], metric: str) -> Figure:
         metric: A key of metrics.json.
     """
     summary = Summary(runs)
-    groups = [_group(summary, dataset, metric) for dataset in summary.datasets]
+    groups = [_group(summary, dataset, metric) for dataset in summary.datasets if applies(metric, dataset)]
     return rows_of_dots(METRICS[metric].title, groups, notes_of(summary.runs))
 
 

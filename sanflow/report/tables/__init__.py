@@ -9,11 +9,12 @@ from pathlib import Path
 from sanflow.errors import not_among
 from sanflow.evaluation.metric_table import HEADLINE, METRICS
 from sanflow.report.missing import missing_notes
-from sanflow.report.names import TABLES
+from sanflow.report.names import TABLES, tables_of
 from sanflow.report.runs import Run
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Table
 from sanflow.report.tables.epoch import criterion_table, epoch_table
+from sanflow.report.tables.groups import groups_table
 from sanflow.report.tables.intervals import intervals_table
 from sanflow.report.tables.metric import metric_table, published_table
 from sanflow.report.tables.operating_point import operating_point_table
@@ -32,6 +33,7 @@ BUILDERS: dict[str, Callable[[Summary], Table]] = {
     "ablation": ablation_table,
     "paired": paired_table,
     "protocols": protocol_table,
+    "groups": groups_table,
     "epoch": epoch_table,
     "criterion": criterion_table,
     "operating_point": operating_point_table,
@@ -69,13 +71,13 @@ def write_tables(
     Arguments:
         runs: From `read_runs`.
         folder: Where to write.
-        names: Which tables; all if None.
+        names: Which tables; all that apply to the data sets if None.
         missing: From `missing_runs`; a note below each table names them.
 
     Returns:
         The files.
     """
     files = []
-    for name in names or TABLES:
+    for name in names or tables_of(run.dataset for run in runs):
         files += write_table(build_table(name, runs, missing), folder)
     return files

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.evaluation.headline import headline_of
+from sanflow.evaluation.metric_table import METRICS
 from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.runs import Run, in_order, read_curves
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import MISSING, Section, Table, percent, points, words
+from sanflow.report.tables.overview import headline_titles
 
 MEASURE_PREFIX = "validation_"
 FEWEST_EPOCHS = 3  # of a rank correlation
@@ -106,7 +108,7 @@ def epoch_table(summary: Summary) -> Table:
             runs = [epochs for own in found.values() for epochs in own]
             if not any(epochs.kept or epochs.chosen for epochs in runs):
                 continue
-            for metric in HEADLINE:
+            for metric in headline_of(dataset):
                 by_kind = {
                     category: {
                         "last": [epochs.last for epochs in own],
@@ -161,7 +163,7 @@ def criterion_table(summary: Summary) -> Table:
             runs = [epochs for own in epochs_of(summary, dataset, experiment).values() for epochs in own]
             for measure in in_order(name for epochs in runs for run in epochs.kept for name in _measures(run)):
                 cells = []
-                for metric in HEADLINE:
+                for metric in headline_of(dataset):
                     values = [epochs.correlation(measure, metric) for epochs in runs]
                     known = [value for value in values if not math.isnan(value)]
                     cells += [words(_signed(float(np.mean(known))) if known else None), words(_range(known))]
@@ -179,7 +181,7 @@ def criterion_table(summary: Summary) -> Table:
                         for epochs, value in zip(runs, values, strict=True)
                     ]
                 rows.append([words(summary.labels[experiment]), words(measure), *cells, words(len(runs))])
-        titles = [part for metric in HEADLINE for part in (METRICS[metric].title, "range")]
+        titles = [part for title in headline_titles(dataset) for part in (title, "range")]
         if rows:
             sections.append(Section(dataset, ["Experiment", "Measure", *titles, "Runs"], rows, text_columns=2))
     nothing = ["No experiment has `choose_epoch: validation`, which measures the kept epochs on held-out parts."]

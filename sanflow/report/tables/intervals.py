@@ -2,23 +2,24 @@
 
 import pandas as pd
 
-from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.evaluation.headline import headline_of
+from sanflow.evaluation.metric_table import METRICS
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Cell, Section, Table, percent, words
 
-SHOWN = (*HEADLINE, "pixel_ap", "aupimo")
+BESIDE_HEADLINE = ("pixel_ap", "aupimo")
 
 
 def intervals_table(summary: Summary) -> Table:
     """Build a section for each data set, with a row for each run."""
     sections, records = [], []
     for dataset in summary.datasets:
-        rows = []
+        rows, shown = [], (*headline_of(dataset), *BESIDE_HEADLINE)
         for category in summary.categories(dataset):
             for experiment in summary.experiments(dataset):
                 for run in summary.runs_of(dataset, category, experiment):
                     cells = []
-                    for metric in SHOWN:
+                    for metric in shown:
                         value = run.metrics.get(metric)
                         low, high = run.metrics.get("intervals", {}).get(metric) or (None, None)
                         cells.append(_cell(value, low, high))
@@ -29,7 +30,7 @@ def intervals_table(summary: Summary) -> Table:
                             }
                         )
                     rows.append([words(category), words(summary.labels[experiment]), words(run.seed), *cells])
-        header = ["Category", "Experiment", "Seed", *(METRICS[metric].title for metric in SHOWN)]
+        header = ["Category", "Experiment", "Seed", *(METRICS[metric].title for metric in shown)]
         sections.append(Section(dataset, header, rows, text_columns=2))
     return Table(
         name="intervals",

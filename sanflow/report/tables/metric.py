@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sanflow.evaluation.headline import applies
 from sanflow.evaluation.metric_table import METRICS
 from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.published import PublishedColumn, best_columns, covers
@@ -34,6 +35,7 @@ CAPTION = (
     "resolution. "
     "Bold: the best experiment of the row."
 )
+NATIVE = "the images' own resolution; each kind of anomaly with all good images, then the mean of the kinds"
 ORACLE_NOTE = f"{ORACLE_MARK} Oracle epoch: chosen on the test set, an upper bound and not a result."
 PARTIAL_NOTE = "A number in brackets after a mean is the number of its categories, where some are missing."
 MEASURED, ORACLE, PUBLISHED = "measured", "oracle epoch", "published"
@@ -92,6 +94,9 @@ def metric_table(summary: Summary, metric: str) -> Table:
     sources = Sources()
     sections, records, notes = [], [], list(summary.notes)
     for dataset in summary.datasets:
+        if not applies(metric, dataset):
+            notes.append(f"{METRICS[metric].title} is not measured on {dataset}: docs/metrics.md says why.")
+            continue
         measured = [_measured(summary, dataset, name, metric) for name in summary.experiments(dataset)]
         others = [*_oracles(summary, dataset, metric), *_published(summary, dataset, metric, sources)]
         columns = [*measured, *others]
@@ -118,7 +123,8 @@ def metric_table(summary: Summary, metric: str) -> Table:
         if any(count < full for count in counts):
             notes.append(PARTIAL_NOTE)
     notes = [*dict.fromkeys(notes), *sources.notes()]
-    return Table(metric, METRICS[metric].title, CAPTION, sections, notes, pd.DataFrame(records, columns=COLUMNS))
+    caption = CAPTION.replace("input resolution", NATIVE) if METRICS[metric].level == "region" else CAPTION
+    return Table(metric, METRICS[metric].title, caption, sections, notes, pd.DataFrame(records, columns=COLUMNS))
 
 
 def _measured(summary: Summary, dataset: str, experiment: str, metric: str) -> Column:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from sanflow.evaluation.headline import headline_of
 from sanflow.evaluation.metric_table import HEADLINE, METRICS
 from sanflow.report.summary import Mean, Summary
 from sanflow.report.tables.cells import Cell, Section, Table, percent, with_best, words
@@ -25,12 +26,18 @@ def headline_means(
     Returns:
         Experiment -> metric -> mean; and experiment -> its cells, the best of these experiments marked.
     """
-    means = {name: {metric: summary.mean(dataset, name, metric) for metric in HEADLINE} for name in experiments}
+    metrics = headline_of(dataset)
+    means = {name: {metric: summary.mean(dataset, name, metric) for metric in metrics} for name in experiments}
     columns = []
-    for metric in HEADLINE:
+    for metric in metrics:
         values = [means[name][metric] for name in experiments]
         columns.append(with_best([percent(mean.value, mean.std) for mean in values], [mean.value for mean in values]))
     return means, {name: [column[number] for column in columns] for number, name in enumerate(experiments)}
+
+
+def headline_titles(dataset: str) -> list[str]:
+    """Return the titles of a data set's headline metrics."""
+    return [METRICS[metric].title for metric in headline_of(dataset)]
 
 
 def overview_table(summary: Summary) -> Table:
@@ -56,7 +63,7 @@ def overview_table(summary: Summary) -> Table:
                         "seeds": mean.seeds,
                     }
                 )
-        header = ["Experiment", *(METRICS[metric].title for metric in HEADLINE), "Categories", "Seeds"]
+        header = ["Experiment", *headline_titles(dataset), "Categories", "Seeds"]
         sections.append(Section(dataset, header, rows))
     return Table(
         name="overview",
@@ -76,7 +83,7 @@ def protocol_table(summary: Summary) -> Table:
         rows = []
         for experiment in summary.experiments(dataset):
             for prefix, protocol in PROTOCOLS.items():
-                means = {metric: summary.mean(dataset, experiment, prefix + metric) for metric in HEADLINE}
+                means = {metric: summary.mean(dataset, experiment, prefix + metric) for metric in headline_of(dataset)}
                 if not any(mean.categories for mean in means.values()):
                     continue
                 cells = [percent(mean.value, mean.std) for mean in means.values()]
@@ -93,7 +100,7 @@ def protocol_table(summary: Summary) -> Table:
                     }
                     for metric, mean in means.items()
                 ]
-        header = ["Experiment", "Fusion and resolution", *(METRICS[metric].title for metric in HEADLINE)]
+        header = ["Experiment", "Fusion and resolution", *headline_titles(dataset)]
         sections.append(Section(dataset, header, rows, text_columns=2))
     return Table(
         name="protocols",

@@ -5,7 +5,8 @@ import math
 
 import pandas as pd
 
-from sanflow.evaluation.metric_table import HEADLINE, METRICS
+from sanflow.evaluation.headline import headline_of
+from sanflow.evaluation.metric_table import METRICS
 from sanflow.evaluation.metrics.comparison import compare_paired
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import MISSING, Section, Table, points, words
@@ -22,7 +23,7 @@ def paired_table(summary: Summary, fewest_pairs: int = 1) -> Table:
     for dataset in summary.datasets:
         rows = []
         for second, first in itertools.combinations(summary.experiments(dataset), 2):
-            for metric in HEADLINE:
+            for metric in headline_of(dataset):
                 unit, reference, other = _pairs(summary, dataset, first, second, metric)
                 if len(set(reference) & set(other)) < fewest_pairs:
                     continue

@@ -10,7 +10,7 @@ from sanflow.evaluation.metrics.comparison import mean_and_std
 from sanflow.report.runs import Run, in_order
 from sanflow.report.summary import Summary
 from sanflow.report.tables.cells import Cell, Section, Table, words
-from sanflow.report.tables.overview import headline_means
+from sanflow.report.tables.overview import headline_means, headline_titles
 
 # Fields that the ablation always shows; others are shown where experiments differ in them.
 ABLATED = ("base", "synthetic_anomalies", "abnormal_mean")
@@ -123,10 +123,11 @@ def _described(
             records.append({"dataset": dataset, "experiment": key, **fields, **values_of})
         if rows:
             rows.sort(key=lambda row: [cell.text for cell in row[1:2]])
-            header = ["Experiment", *columns.values(), *(METRICS[metric].title for metric in HEADLINE)]
+            header = ["Experiment", *columns.values(), *headline_titles(dataset)]
             sections.append(Section(dataset, header, rows, text_columns=1 + len(columns)))
     nothing = ["No experiment of this benchmark belongs here."]
-    data = pd.DataFrame(records, columns=["dataset", "experiment", *columns, *HEADLINE])
+    measured = in_order([*HEADLINE, *(metric for record in records for metric in record if metric in METRICS)])
+    data = pd.DataFrame(records, columns=["dataset", "experiment", *columns, *measured])
     return Table(name, title, caption, sections, summary.notes if sections else nothing, data)
 
 
