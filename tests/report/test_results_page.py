@@ -81,7 +81,7 @@ def test_the_form_of_the_page(tmp_path, page):
     assert re.search(r"- \*\*Machine\*\*: .+ processors, ", found["What was run"])
     rows = re.findall(r"^\| (?:nut|cap) .*$", found["Every run with its intervals"], re.MULTILINE)
     assert len(rows) == 8
-    assert re.search(r"\| \d+\.\d\d \\\[\d+\.\d\d, \d+\.\d\d\] ", rows[0])
+    assert re.search(r"\| +\d+\.\d\d \\\[\d+\.\d\d, \d+\.\d\d\] ", rows[0])
     assert "test-set, input resolution" in found["Fusion and resolution"]
     assert "- my_parts: 2 categories, 2 seeds." in found["What is decided"]
     assert "All planned runs are finished" in found["What was not run"]
