@@ -57,7 +57,7 @@ def halve(held_out: Index, seed: int) -> tuple[Index, Index]:
         seed: Seed of the run.
 
     Returns:
-        The half that chooses and the half that calibrates; images of one group are in one half.
+        The half that chooses and the half that calibrates; photographs of one part are in one half.
 
     Raises:
         ConfigError: If one half is empty.
@@ -73,19 +73,19 @@ def halve(held_out: Index, seed: int) -> tuple[Index, Index]:
 
 
 def _chosen(rows: pd.DataFrame, fraction: float, seed: int, stream: int) -> np.ndarray:
-    """Return True for the held-out rows: whole groups, in a seeded order, until the fraction is reached."""
-    groups = parts_of(rows)
-    names = sorted(set(groups))
+    """Return True for the held-out rows: whole parts, in a seeded order, until the fraction is reached."""
+    parts = parts_of(rows)
+    names = sorted(set(parts))
     # RandomState, not Generator: only the former's stream is frozen across numpy versions.
     random = np.random.RandomState(np.random.SeedSequence([seed, stream]).generate_state(8))
-    sizes = groups.value_counts()
+    sizes = parts.value_counts()
     wanted, n_held, held = round(fraction * len(rows)), 0, set()
     for place in random.permutation(len(names)):
         if n_held >= wanted:
             break
         held.add(names[place])
         n_held += int(sizes[names[place]])
-    return groups.isin(held).to_numpy()
+    return parts.isin(held).to_numpy()
 
 
 def _as_test(index: Index, rows: pd.DataFrame) -> Index:

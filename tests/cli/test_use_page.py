@@ -64,6 +64,7 @@ def test_the_page_leads_from_good_parts_to_decisions(root, folder, blocks):
     assert "40 good parts calibrate nut/checkpoint.pt" in run(folder, root, "bash", "-ec", blocks["bash"][1])
 
 
+@pytest.mark.slow
 def test_without_test_images_nothing_is_scored(root, folder):
     run(folder, root, "sanflow", "index", "--root", "parts", "--without-test", "--output", "index.csv", "parts", "nut")
     command = "sanflow score --checkpoint nut/checkpoint.pt --output a.npz --extras b.npz index.csv"

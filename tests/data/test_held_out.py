@@ -92,13 +92,12 @@ def test_held_out_parts_are_halved_and_the_choice_of_the_first_half_does_not_cha
 
 
 def test_photographs_of_one_part_are_in_one_half():
-    held_out = split_training(index_of(groups=lambda name: name[1:2] + name[2:][:1] if name < "t15" else "z"), 0.8, 0)[
-        1
-    ]
-    groups = [set(half.test["group"]) for half in halve(held_out, seed=0)]
-    assert groups[0]
-    assert groups[1]
-    assert groups[0].isdisjoint(groups[1])
+    index = index_of(part=lambda name: name[1:2] + name[2:][:1] if name < "t15" else "z")
+    held_out = split_training(index, 0.8, 0)[1]
+    parts = [set(half.test["part"]) for half in halve(held_out, seed=0)]
+    assert parts[0]
+    assert parts[1]
+    assert parts[0].isdisjoint(parts[1])
 
 
 def test_one_held_out_part_cannot_be_halved():

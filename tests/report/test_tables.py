@@ -393,7 +393,7 @@ def test_regions_are_shown_in_the_metric_that_was_measured(tmp_path):
     assert set(NAMES) == set(tables_of(["mvtec_ad_2", "mvtec_loco"]))
     assert set(NAMES) - set(tables_of(["mvtec_loco"])) == {"aupro", "aupro_05", "published_aupro"}
     assert figure_metrics_of(["mvtec_ad_2", "mvtec_loco"]) == ("image_auroc", "pixel_auroc", "aupro_05", "spro_05")
-    for name in ("protocols", "paired", "oracle_epoch", "encoders", "ablation"):
+    for name in ("protocols", "paired", "epoch", "criterion", "intervals", "encoders", "ablation"):
         build_table(name, runs)
     assert means_by_name(runs)["mvtec_loco/e/spro_05"] == 0.25
 

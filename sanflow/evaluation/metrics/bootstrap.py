@@ -236,11 +236,11 @@ def _intervals(
     weights_BN = _draw(strata_N, resamples, np.random.default_rng(seed), parts)
     with np.errstate(invalid="ignore"):  # 0 / 0 where a class that the metric needs is missing
         whole = _measured(formulas, resampled(np.ones((1, strata_N.size))))
-        parts = [_measured(formulas, resampled(weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
+        chunks = [_measured(formulas, resampled(weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
     tail = 50.0 * (1.0 - confidence)
     for name in defined:
         error = float(whole[name][0]) - exact[name]
-        values = np.concatenate([part[name] for part in parts]) - error
+        values = np.concatenate([chunk[name] for chunk in chunks]) - error
         low, high = np.clip(np.percentile(values, [tail, 100.0 - tail]), 0.0, 1.0)
         intervals[name] = Interval(exact[name], float(low), float(high), confidence, resamples, abs(error), values)
     return intervals
