@@ -44,7 +44,7 @@ class NativeImages:
     def __iter__(self) -> Iterator[ScoredImage]:
         maps = iterate_maps(self._scores, self._index.test_sizes, self._fusion)
         for map_HW, regions, row in zip(maps, iterate_regions(self._index), self._index.test.itertuples(), strict=True):
-            yield ScoredImage(map_HW, regions, row.defect_type if row.label else "")
+            yield ScoredImage(map_HW, regions, str(row.defect_type) if row.label else "")
 
 
 def by_group(
