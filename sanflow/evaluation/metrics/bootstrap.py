@@ -113,7 +113,7 @@ def bootstrap_image_metrics(
     )
     exact = image_metrics(score_array, label_array)
     return _intervals(
-        counts, "image", label_array, exact, parts=parts, resamples=resamples, confidence=confidence, seed=seed
+        counts, "image", label_array, exact, part_of_N=parts, resamples=resamples, confidence=confidence, seed=seed
     )
 
 
@@ -146,7 +146,7 @@ def bootstrap_pixel_metrics(
     counts = _count_pixels(map_list, mask_list)
     is_anomalous = counts.is_anomalous
     return _intervals(
-        counts, "pixel", is_anomalous, exact, parts=parts, resamples=resamples, confidence=confidence, seed=seed
+        counts, "pixel", is_anomalous, exact, part_of_N=parts, resamples=resamples, confidence=confidence, seed=seed
     )
 
 
@@ -156,7 +156,7 @@ def _intervals(
     is_anomalous: NDArray[np.bool_],
     exact: Mapping[str, float],
     *,
-    parts: ArrayLike | None,
+    part_of_N: ArrayLike | None,
     resamples: int,
     confidence: float,
     seed: int,
@@ -166,15 +166,17 @@ def _intervals(
         raise ValueError(f"Expected at least 1 resample, but got {resamples}.")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"Expected a confidence in (0, 1), but got {confidence}.")
-    if parts is not None and np.shape(parts) != is_anomalous.shape:
-        raise ValueError(f"Expected a part for each of {is_anomalous.size} images, but got shape {np.shape(parts)}.")
+    if part_of_N is not None and np.shape(part_of_N) != is_anomalous.shape:
+        raise ValueError(
+            f"Expected a part for each of {is_anomalous.size} images, but got shape {np.shape(part_of_N)}."
+        )
     nan = float("nan")
     formulas = {name: metric.formula for name, metric in metrics_of(level).items() if metric.interval}
     intervals = {name: Interval(nan, nan, nan, confidence, resamples, nan) for name in formulas}
     defined = [name for name in intervals if not np.isnan(exact[name])]
     if not defined:
         return intervals
-    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed), parts)
+    weights_BN = _draw(is_anomalous, resamples, np.random.default_rng(seed), part_of_N)
     with np.errstate(invalid="ignore"):  # 0 / 0 where a class that the metric needs is missing
         whole = _measured(formulas, Resampled(counts, np.ones((1, is_anomalous.size))))
         parts = [_measured(formulas, Resampled(counts, weights_BN[i : i + CHUNK])) for i in range(0, resamples, CHUNK)]
