@@ -20,14 +20,8 @@ from sanflow.data.index import Index, build_index, read_index, write_index
 from sanflow.errors import ConfigError, DataError, IntegrityError
 from sanflow.evaluation.conformal import proportion_interval
 from sanflow.evaluation.evaluate import evaluate, evaluate_files, training_cost
-from sanflow.evaluation.metrics import (
-    aupro,
-    auroc,
-    average_precision,
-    bootstrap_image_metrics,
-    bootstrap_pixel_metrics,
-    pixels,
-)
+from sanflow.evaluation.metrics import aupro, auroc, average_precision, pixels
+from sanflow.evaluation.metrics.bootstrap import bootstrap_image_metrics, bootstrap_pixel_metrics
 from sanflow.files import sha256_of_file, write_json
 from tests.helpers.results import draw_data_set, imagine_history, imagine_scores
 
