@@ -43,10 +43,10 @@ def test_distances_are_those_of_brute_force(name):
 def test_bf16_alone_would_find_another_patch():
     """Distances that differ by less than bf16 resolves: the check in float32 is needed, and it is enough."""
     patches_ND = random_numbers(64, 32)
-    bank_MD = (patches_ND[:, None] + 0.3 + 0.02 * random_numbers(64, 40, 32, seed=1)).flatten(0, 1)
+    bank_MD = (patches_ND[:, None] + 0.3 + 0.005 * random_numbers(64, 40, 32, seed=1)).flatten(0, 1)
     rounded = torch.cdist(patches_ND.bfloat16().double(), bank_MD.bfloat16().double()).argmin(1)
     expected = torch.cdist(patches_ND.double(), bank_MD.double())
-    assert (rounded != expected.argmin(1)).float().mean() > 0.2
+    assert (rounded != expected.argmin(1)).float().mean() > 0.1
     found_N = CandidateSearch(bank_MD).nearest(patches_ND)
     torch.testing.assert_close(found_N.double().sqrt(), expected.amin(1), rtol=1e-6, atol=0)
 

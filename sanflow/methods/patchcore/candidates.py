@@ -21,8 +21,8 @@ from torch import Tensor
 GROUP = 32
 # A patch with candidates in more groups is not decided here: float32 for all of the bank takes less time.
 MOST_GROUPS = 32
-# Numbers of candidates that are compared at once: 16 MB.
-BLOCK_NUMBERS = 2**22
+# Numbers of candidates that are compared at once: 1 MB stays in a processor's cache.
+BLOCK_NUMBERS = 2**18
 
 BF16 = torch.bfloat16
 UNIT = torch.finfo(BF16).eps / 2

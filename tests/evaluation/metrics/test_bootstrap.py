@@ -104,6 +104,56 @@ def test_an_image_is_drawn_within_its_class():
     assert weights.max() == 3
 
 
+def test_parts_are_drawn_with_all_their_images():
+    is_anomalous = np.array([True, False, True, False, False, True, False, True])
+    parts = ["both", "good", "bad", "both", "good", "bad", "alone", "other"]
+    weights = module._draw(is_anomalous, 200, np.random.default_rng(0), parts)
+    for part in set(parts):
+        members = [i for i, name in enumerate(parts) if name == part]
+        assert np.all(weights[:, members] == weights[:, members[:1]]), part
+    # Two parts of good images, two of anomalous ones, one of both: drawn twice, twice and once.
+    np.testing.assert_array_equal(weights[:, 1] + weights[:, 6], 2)
+    np.testing.assert_array_equal(weights[:, 2] + weights[:, 7], 2)
+    np.testing.assert_array_equal(weights[:, 0], 1)
+
+
+def test_further_photographs_of_a_part_that_equal_the_first_change_no_interval():
+    generator = np.random.default_rng(6)
+    labels = np.arange(30) % 3 == 0
+    scores = np.round(generator.normal(size=30) + labels, 1)
+    plain = bootstrap_image_metrics(scores, labels, resamples=100)
+    order = np.concatenate([np.arange(30), np.arange(30), np.arange(30)])
+    repeated = bootstrap_image_metrics(scores[order], labels[order], parts=[f"part {i}" for i in order], resamples=100)
+    for name, interval in plain.items():
+        assert (repeated[name].low, repeated[name].high) == pytest.approx((interval.low, interval.high), abs=1e-12)
+    as_if_other = bootstrap_image_metrics(scores[order], labels[order], resamples=100)["image_auroc"]
+    whole = plain["image_auroc"]
+    assert as_if_other.high - as_if_other.low < 0.8 * (whole.high - whole.low)
+
+
+def test_further_photographs_change_no_interval_of_a_pixel_metric():
+    maps, masks = smooth_fields(6, 4, 64, seed=7)
+    maps = np.round(maps)  # few levels, so that they are exact
+    order = np.array([0, 1, 2, 3, 4, 5, 5, 3, 1, 0, 2, 4])
+    plain = bootstrap_pixel_metrics(maps, masks, resamples=40)
+    repeated = bootstrap_pixel_metrics(maps[order], masks[order], parts=order, resamples=40)
+    for name, interval in plain.items():
+        found = repeated[name]
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (interval.value, interval.low, interval.high), abs=1e-9
+        ), name
+
+
+def test_parts_of_one_image_each_give_the_same_bits_as_no_parts(pixel_set, pixel_intervals):
+    names = [f"{i % 7}/{i}" for i in range(len(pixel_set[0]))]
+    assert bootstrap_pixel_metrics(*pixel_set, parts=names, resamples=200) == pixel_intervals
+
+
+def test_parts_of_another_number_are_refused():
+    with pytest.raises(ValueError, match=r"Expected a part for each of 4 images, but got shape \(3,\)"):
+        bootstrap_image_metrics([1, 2, 3, 4], [0, 0, 1, 1], parts=[0, 0, 1])
+
+
 def test_the_interval_has_the_width_of_theory():
     """For the AUROC of scores with normal distribution the standard error is known (Hanley and McNeil, 1982)."""
     generator = np.random.default_rng(8)
@@ -170,56 +220,6 @@ def test_wrong_arguments_are_refused():
         bootstrap_image_metrics([1, 2], [0, 1], resamples=0)
     with pytest.raises(ValueError, match=r"Expected a confidence in \(0, 1\), but got 95"):
         bootstrap_image_metrics([1, 2], [0, 1], confidence=95)
-
-
-def test_parts_are_drawn_with_all_their_images():
-    is_anomalous = np.array([True, False, True, False, False, True, False, True])
-    parts = ["both", "good", "bad", "both", "good", "bad", "alone", "other"]
-    weights = module._draw(is_anomalous, 200, np.random.default_rng(0), parts)
-    for part in set(parts):
-        members = [i for i, name in enumerate(parts) if name == part]
-        assert np.all(weights[:, members] == weights[:, members[:1]]), part
-    # Two parts of good images, two of anomalous ones, one of both: drawn twice, twice and once.
-    np.testing.assert_array_equal(weights[:, 1] + weights[:, 6], 2)
-    np.testing.assert_array_equal(weights[:, 2] + weights[:, 7], 2)
-    np.testing.assert_array_equal(weights[:, 0], 1)
-
-
-def test_further_photographs_of_a_part_that_equal_the_first_change_no_interval():
-    generator = np.random.default_rng(6)
-    labels = np.arange(30) % 3 == 0
-    scores = np.round(generator.normal(size=30) + labels, 1)
-    plain = bootstrap_image_metrics(scores, labels, resamples=100)
-    order = np.concatenate([np.arange(30), np.arange(30), np.arange(30)])
-    repeated = bootstrap_image_metrics(scores[order], labels[order], parts=[f"part {i}" for i in order], resamples=100)
-    for name, interval in plain.items():
-        assert (repeated[name].low, repeated[name].high) == pytest.approx((interval.low, interval.high), abs=1e-12)
-    as_if_other = bootstrap_image_metrics(scores[order], labels[order], resamples=100)["image_auroc"]
-    whole = plain["image_auroc"]
-    assert as_if_other.high - as_if_other.low < 0.8 * (whole.high - whole.low)
-
-
-def test_further_photographs_change_no_interval_of_a_pixel_metric():
-    maps, masks = smooth_fields(6, 4, 64, seed=7)
-    maps = np.round(maps)  # few levels, so that they are exact
-    order = np.array([0, 1, 2, 3, 4, 5, 5, 3, 1, 0, 2, 4])
-    plain = bootstrap_pixel_metrics(maps, masks, resamples=40)
-    repeated = bootstrap_pixel_metrics(maps[order], masks[order], parts=order, resamples=40)
-    for name, interval in plain.items():
-        found = repeated[name]
-        assert (found.value, found.low, found.high) == pytest.approx(
-            (interval.value, interval.low, interval.high), abs=1e-9
-        ), name
-
-
-def test_parts_of_one_image_each_give_the_same_bits_as_no_parts(pixel_set, pixel_intervals):
-    names = [f"{i % 7}/{i}" for i in range(len(pixel_set[0]))]
-    assert bootstrap_pixel_metrics(*pixel_set, parts=names, resamples=200) == pixel_intervals
-
-
-def test_parts_of_another_number_are_refused():
-    with pytest.raises(ValueError, match=r"Expected a part for each of 4 images, but got shape \(3,\)"):
-        bootstrap_image_metrics([1, 2, 3, 4], [0, 0, 1, 1], parts=[0, 0, 1])
 
 
 def test_resamples_of_two_score_sets_of_the_same_images_are_paired():
