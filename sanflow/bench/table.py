@@ -7,6 +7,7 @@ from typing import Any
 from sanflow.bench.coreset import bench_coreset
 from sanflow.bench.data import bench_data
 from sanflow.bench.metrics import bench_metrics
+from sanflow.bench.predict import SHORT_FIT, bench_predict
 from sanflow.bench.score import bench_score
 from sanflow.bench.startup import bench_startup
 from sanflow.bench.train import bench_train
@@ -32,7 +33,7 @@ class Row:
 
 
 def bench_all(*, encoder: str, input_size: int, precision: str, device: str, windows: int) -> list[Row]:
-    """Measure training, scoring, metrics, data, start-up and the coreset.
+    """Measure training, scoring, prediction, metrics, data, start-up and the coreset.
 
     Arguments:
         encoder: As in an experiment; its weights are random.
@@ -51,6 +52,7 @@ def bench_all(*, encoder: str, input_size: int, precision: str, device: str, win
     return [
         *_training(settings),
         *_scoring(settings),
+        *_prediction(encoder, input_size, windows),
         *_metrics(),
         *_data(),
         *_startup(),
@@ -69,6 +71,22 @@ def _training(settings: dict[str, Any]) -> Iterator[Row]:
 def _scoring(settings: dict[str, Any]) -> Iterator[Row]:
     found = bench_score(**settings, batch_size=8)
     yield Row("score", found["images_per_second"], "images/s", found["ratio_to_reference"], "plain networks")
+
+
+def _prediction(encoder: str, input_size: int, windows: int) -> Iterator[Row]:
+    found = bench_predict(
+        methods=list(SHORT_FIT),
+        encoder=encoder,
+        weights="random",
+        input_size=input_size,
+        batch_size=8,
+        windows=windows,
+        training_images=8,
+    )
+    for method, measured in found["methods"].items():
+        seconds = measured["torch_milliseconds_of_one_image"] / 1000
+        ratio = measured["onnx_milliseconds_of_one_image"] / measured["torch_milliseconds_of_one_image"]
+        yield Row(f"predict: {method}, one image", seconds, "s", ratio, "the same exported to ONNX")
 
 
 def _metrics() -> Iterator[Row]:

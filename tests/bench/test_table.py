@@ -10,6 +10,8 @@ def test_every_part_has_its_row(monkeypatch):
     train = {"images_per_second": 2.0, "ratio_to_reference": 4.0}
     monkeypatch.setattr(table, "bench_train", lambda **settings: train)
     monkeypatch.setattr(table, "bench_score", lambda **settings: train)
+    methods = {"padim": {"torch_milliseconds_of_one_image": 40.0, "onnx_milliseconds_of_one_image": 60.0}}
+    monkeypatch.setattr(table, "bench_predict", lambda **settings: {"methods": methods})
     sizes = {
         "sizes": [
             {
@@ -31,6 +33,7 @@ def test_every_part_has_its_row(monkeypatch):
         "| train, joint | 2 | images/s | 4.0 | plain training |",
         "| train, per_scale | 2 | images/s | 4.0 | plain training |",
         "| score | 2 | images/s | 4.0 | plain networks |",
+        "| predict: padim, one image | 0.04 | s | 1.5 | the same exported to ONNX |",
         "| metrics: AUPRO | 0.5 | s | 80.0 | threshold loop |",
         "| metrics: all of pixels | 1.5 | s |  |  |",
         "| data: cache | 900 | images/s | 30.0 | decoding PNG files |",
