@@ -20,7 +20,7 @@ from sanflow.evaluation.metric_table import METRICS, UNSATURATED
 from sanflow.evaluation.metrics import MetricWarning, SaturatedMeasures, ScoredImage, image_metrics, pixel_metrics
 from sanflow.evaluation.operating_point import operating_points
 
-MOST_GROUPS = 20  # with more, a group is a part or a day rather than a condition, and has too few images
+MOST_GROUPS = 20  # with more, a group is no condition but a day or a batch, and has too few images
 Values = TypeVar("Values")
 
 
