@@ -202,8 +202,7 @@ def evaluate_files(
         index_path: index.csv of its category.
         experiment: The experiment as the benchmark file has it now: its label and its resolution may have changed since
             the scoring, which does not depend on them. None: as it was then.
-        history_path: train.json, for the cost of training; None where nothing was trained here. The checkpoint's
-            size is read if the checkpoint is in the same folder.
+        history_path: train.json, for the cost of training; None where nothing was trained here.
         data_root: Folder of the data set now, if it was moved since it was indexed.
         resamples: Of the bootstrap.
     """
@@ -215,9 +214,6 @@ def evaluate_files(
     evaluation.metrics["provenance"]["scores_digest"] = sha256_of_file(scores_path)
     if history_path is not None:
         evaluation.metrics["cost"] |= training_cost(read_json(history_path))
-        checkpoint = Path(history_path).with_name("checkpoint.pt")
-        if checkpoint.is_file():
-            evaluation.metrics["cost"]["checkpoint_bytes"] = checkpoint.stat().st_size
     return evaluation
 
 
@@ -239,6 +235,7 @@ def training_cost(train: Mapping[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": train.get("peak_memory_bytes"),
         "energy_joules": train.get("energy_joules"),
         "parameters": train.get("parameters"),
+        "checkpoint_bytes": train.get("checkpoint_bytes"),
         "device": train.get("device"),
     }
     return {name: value for name, value in cost.items() if value is not None}

@@ -123,7 +123,7 @@ class FitFiles:
         )
 
     def write_record(self, cost: Cost, facts: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write train.json, and log it.
+        """Write train.json, and log it; the checkpoint has been written.
 
         Arguments:
             cost: Of all attempts.
@@ -142,6 +142,7 @@ class FitFiles:
             "images_per_second": images / fitting if images and fitting else None,
             "peak_memory_bytes": cost.peak(),
             "energy_joules": cost.energy(),
+            "checkpoint_bytes": self.job.outputs.checkpoint.stat().st_size,
             "attempts": cost.attempts,
         }
         write_json(self.job.outputs.record, record)

@@ -1,5 +1,6 @@
 """A real S3 server on loopback, and the options by which snakemake keeps results there."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,8 @@ class Store:
 @contextmanager
 def object_store() -> Iterator[Store]:
     """Start a server that holds nothing yet, and stop it afterwards."""
+    # One line for each request would hide what a failed test says.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -67,7 +67,7 @@ def test_conda_and_container_take_the_lock_and_a_python_that_pyproject_allows(ro
 
 def test_the_snakefile_and_the_profile_name_the_image_of_this_version(root, project):
     image = f"ghcr.io/sanflow/sanflow:{project['version']}"
-    assert f'container: "docker://{image}"' in (root / "Snakefile").read_text()
+    assert f'container: "docker://{image}"' in (root / "workflow/Snakefile").read_text()
     assert f"container-image: {image}" in (root / "profiles/kubernetes/config.yaml").read_text()
     assert f"--tag {image}" in (root / "envs/Containerfile").read_text()
 

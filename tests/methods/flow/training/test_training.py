@@ -339,6 +339,7 @@ def test_training_writes_history_and_cost(train_small):
     assert record["steps"] == 3 * 3
     assert record["images_per_second"] > 0
     assert record["peak_memory_bytes"] > 1e6
+    assert record["checkpoint_bytes"] == outputs.checkpoint.stat().st_size
     assert set(record["seconds"]) == {"setup", "waiting_for_data", "steps", "saving", "total"}
     assert [path.name for path in sorted(outputs.kept.iterdir())] == ["epoch02.pt"]
     kept = torch.load(outputs.kept / "epoch02.pt", weights_only=True)
