@@ -26,7 +26,7 @@ def ran(root, tmp_path_factory):
     local, away = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp("away")
     for folder in (local, away):
         write_benchmark(folder, experiments=("kept",))
-    snakemake(root, local, "results/small/tables/overview.csv", "results/small/figures/curves/parts/nut.png")
+    snakemake(root, local, "results/small/tables/overview.csv")
     with object_store() as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
@@ -41,7 +41,7 @@ def test_results_in_a_store_equal_those_in_a_folder(ran, tmp_path):
     assert made - store.files() == {"results/small/benchmark.json", "results/small/state/content.json"}
     same = {name for name in made & store.files() if not any(part in name for part in VARYING)}
     assert {f"{RUN}/checkpoint.pt", f"{RUN}/kept/epoch02.pt", f"{RUN}/images.csv", f"{RUN}/curves.npz"} <= same
-    assert {"results/small/tables/overview.csv", "results/small/figures/contact_sheet/parts/nut.png"} <= same
+    assert "results/small/tables/overview.csv" in same
     assert [name for name in sorted(same) if (tmp_path / name).read_bytes() != (local / name).read_bytes()] == []
     for folder in (RUN, f"{RUN}/epoch02"):
         here, there = (json.loads((top / folder / "metrics.json").read_text("utf-8")) for top in (local, tmp_path))
