@@ -106,7 +106,7 @@ def stretched(map_HW: ndarray, n_scales: int) -> ndarray:
 
     Example:
         >>> [round(float(score), 3) for score in stretched(np.array([[0.0, 0.5, 0.999]]), 1)[0]]
-        [-0.0, 0.693, 6.908]
+        [0.0, 0.693, 6.908]
     """
     end = n_scales - TAIL_BELOW
     return -np.log(np.maximum(n_scales - map_HW, TAIL_BELOW)) + np.maximum(map_HW - end, 0.0) / TAIL_SLOPE

@@ -102,6 +102,10 @@ PLANS = {
         **{"download": 3, "index": 4, "train": 18, "train_keeping": 13},
         **{"score": 31, "evaluate": 31, "score_epoch": 52, "evaluate_epoch": 52},
     },
+    "epochs": {
+        **{"download": 3, "index": 5, "train_keeping": 20},
+        **{"score": 20, "evaluate": 20, "score_epoch": 152, "evaluate_epoch": 152},
+    },
     "peers": {"download": 1, "index": 15, "train": 60, "score": 60, "make_maps": 75, "evaluate": 135},
 }
 
