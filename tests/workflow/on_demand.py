@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers.object_store import OPTIONS, object_store
+from tests.helpers.object_store import object_store
 from tests.helpers.workflow import EXPERIMENTS, command, environment, snakemake, write_benchmark
 from tests.workflow.drills.test_kills import RUN, kill_tree, wait_until
 
@@ -25,8 +25,8 @@ def test_a_killed_run_resumes_and_its_result_in_the_store_is_the_same(root, tmp_
         folder.mkdir()
         path = write_benchmark(folder, experiments=("tiny",))
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiments": {"tiny": LONG}}))
-        arguments = (*OPTIONS, "--set-threads", "train=1")
         with object_store() as store:
+            arguments = (*store.options, "--set-threads", "train=1")
             for variable, value in store.environment.items():
                 monkeypatch.setenv(variable, value)
             if name == "killed":
@@ -37,7 +37,7 @@ def test_a_killed_run_resumes_and_its_result_in_the_store_is_the_same(root, tmp_
                 kill_tree(running)
                 assert not any(file.endswith("checkpoint.pt") for file in store.files())
                 assert any(file.endswith("index.csv") for file in store.files())
-                snakemake(root, folder, *OPTIONS, "--unlock")
+                snakemake(root, folder, *store.options, "--unlock")
             snakemake(root, folder, *arguments)
             store.copy_to(folder / "copied")
         trained[name] = torch.load(folder / "copied" / RUN / "checkpoint.pt", weights_only=True)["state"]

@@ -10,7 +10,7 @@ from snakemake_executor_plugin_kubernetes import ExecutorSettings, parse_persist
 from typer.testing import CliRunner
 
 from sanflow.cli import app
-from tests.helpers.object_store import OPTIONS, object_store
+from tests.helpers.object_store import object_store
 from tests.helpers.tracking import jobs_of
 from tests.helpers.workflow import planned, snakemake, write_benchmark
 
@@ -30,7 +30,7 @@ def ran(root, tmp_path_factory):
     with object_store() as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
-        answer = snakemake(root, away, *OPTIONS)
+        answer = snakemake(root, away, *store.options)
         yield local, away, store, answer.output
 
 
@@ -73,12 +73,12 @@ def test_what_is_no_result_stays_in_the_folder(ran):
     }
     assert any((away / "data/.cache").rglob("*.npy"))
     assert {name.split("/")[0] for name in store.files()} == {"results"}
-    assert "The results are in s3://measured/here/results/small. Copy them to results/small" in output
+    assert f"The results are in {store.place}/results/small. Copy them to results/small" in output
 
 
 def test_a_second_call_finds_everything_in_the_store(root, ran):
-    _, away, _, _ = ran
-    assert "Nothing to be done" in snakemake(root, away, *OPTIONS).output
+    _, away, store, _ = ran
+    assert "Nothing to be done" in snakemake(root, away, *store.options).output
 
 
 def test_copied_results_can_be_sent_to_mlflow(ran, tmp_path, monkeypatch):
@@ -98,12 +98,12 @@ def test_the_kubernetes_profile_is_an_executor_and_these_settings(root, tmp_path
     write_benchmark(tmp_path, experiments=("kept",))
     profile = root / "profiles/kubernetes"
     settings = yaml.safe_load((profile / "config.yaml").read_text("utf-8"))
-    assert settings[OPTIONS[0].removeprefix("--")] == OPTIONS[1]
     volumes = parse_persistent_volumes(settings["kubernetes-persistent-volumes"])
     assert [str(volume.path) for volume in volumes] == ["/workdir/data", "/workdir/results"]
     known = {f"kubernetes-{field.name.replace('_', '-')}" for field in dataclasses.fields(ExecutorSettings)}
     assert {key for key in settings if key.startswith("kubernetes-")} <= known
     with object_store() as store:
+        assert {f"--{key}" for key in settings if key.startswith("default-storage")} == set(store.options[::2])
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         jobs = planned(root, tmp_path, "--workflow-profile", profile)
