@@ -33,7 +33,7 @@ def test_a_killed_run_resumes_and_its_result_in_the_store_is_the_same(root, tmp_
                 words = command(root, folder, *arguments, save_state_every_seconds=1)
                 running = subprocess.Popen(words, env=environment(root), start_new_session=True)
                 state = folder / "results/small/state/parts/nut/tiny/seed0"
-                wait_until(lambda state=state: len(list(state.glob("*.pt"))) > 0)
+                wait_until(lambda state=state: any(state.glob("*.step*.pt")))
                 kill_tree(running)
                 assert not any(file.endswith("checkpoint.pt") for file in store.files())
                 assert any(file.endswith("index.csv") for file in store.files())
