@@ -167,6 +167,15 @@ class Plan:
             for epoch in self.benchmark.experiments[job.experiment].kept_epochs
         ]
 
+    def curves_of_epochs(self, wildcards: Any) -> list[str]:
+        """Return curves.npz of every job that keeps epochs, and of these epochs: a table compares their resamples."""
+        return [
+            f"{self.results}/{folder}/curves.npz"
+            for job in self.jobs
+            if (epochs := self.benchmark.experiments[job.experiment].kept_epochs)
+            for folder in (job.folder, *(f"{job.folder}/epoch{epoch:02d}" for epoch in epochs))
+        ]
+
     def categories(self) -> list[tuple[str, str]]:
         """Return data set and category of all jobs, each once."""
         return list(dict.fromkeys((job.dataset, job.category) for job in self.jobs))

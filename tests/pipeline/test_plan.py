@@ -9,7 +9,7 @@ import yaml
 from sanflow.errors import DeviceError
 from sanflow.pipeline import plan
 from sanflow.pipeline.benchmark import Benchmark
-from sanflow.pipeline.plan import finished_metrics, threads_of_fit
+from sanflow.pipeline.plan import Plan, finished_metrics, threads_of_fit
 
 
 def test_finished_metrics_are_those_of_the_benchmark_that_exist(tmp_path):
@@ -37,6 +37,17 @@ def test_finished_metrics_are_those_of_the_benchmark_that_exist(tmp_path):
         (results / folder / "metrics.json").write_text("{}")
     found = [str(path.parent.relative_to(results)) for path in finished_metrics(str(benchmark), results)]
     assert found == [written[3], written[0], written[4]]
+
+
+def test_tables_wait_for_the_curves_of_what_keeps_epochs_alone():
+    flow = {"method": "cflow-matched", "encoder": "timm/resnet18.tv_in1k", "epochs": 4}
+    benchmark = Benchmark.model_validate(
+        {"datasets": {"mvtec_ad": {"categories": ["cable"]}}, "experiments": {"a": flow | {"keep_every": 2}, "b": flow}}
+    )
+    jobs = list(benchmark.jobs({"mvtec_ad": ["cable"]}))
+    found = Plan(benchmark, jobs, "results/mine", "data").curves_of_epochs({})
+    run = "results/mine/mvtec_ad/cable/a/seed0"
+    assert found == [f"{run}/curves.npz", f"{run}/epoch02/curves.npz", f"{run}/epoch04/curves.npz"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ rule tables:
     input:
         metrics=PLAN.files_of_jobs("metrics.json"),
         epochs=PLAN.metrics_of_epochs,
+        curves=PLAN.curves_of_epochs,
     output:
         [f"<results>/tables/{name}.{ending}" for name in TABLES for ending in ("csv", "md", "tex")],
         *[
