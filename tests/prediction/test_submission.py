@@ -83,7 +83,7 @@ def test_stretching_keeps_the_order_where_sixteen_bits_would_not():
 
 def test_finished_maps_are_written_as_they_are_and_too_large_ones_refused(index, tmp_path):
     class Doubled:
-        """Stands for a method whose maps are finished."""
+        """Imitate the detector of a method whose maps are finished."""
 
         factor = 2.0
         detector = type("Finished", (), {"kind": "anomaly_map"})

@@ -94,7 +94,7 @@ def bootstrap_image_metrics(
     Arguments:
         scores: One per image, (N,).
         labels: True (or 1) where anomalous, (N,).
-        parts: Which part each image shows, (N,) names or numbers; None: each another one.
+        parts: Which part each image shows, (N,) names or numbers; None: every image shows another part.
         resamples: Number of resamples, at least 1.
         confidence: Share of resamples within the interval, in (0, 1).
         seed: Of the resamples; sets with the same labels share them.
@@ -143,7 +143,7 @@ def bootstrap_pixel_metrics(
     Arguments:
         maps: Anomaly scores, (n, h, w) or a list of (h, w) arrays; higher is more anomalous.
         masks: True (or not 0) where anomalous; same shapes.
-        parts: Which part each image shows, (n,) names or numbers; None: each another one.
+        parts: Which part each image shows, (n,) names or numbers; None: every image shows another part.
         resamples: Number of resamples, at least 1.
         confidence: Share of resamples within the interval, in (0, 1).
         seed: Of the resamples; sets with the same images share them.
