@@ -60,6 +60,9 @@ def test_the_report_opens_on_what_was_run_and_the_headline_table(browser, report
     text = browser.find_element("tag name", "body").text
     assert "Three photographed textures with painted defects" in text
     assert "Headline metrics" in text
+    browser.set_window_size(1500, 400)  # the text is taller
+    title = browser.find_element("xpath", "//strong[contains(text(), 'Three photographed textures')]")
+    assert title.rect["y"] >= 0
     link = browser.find_element("link text", "the explorer").get_attribute("href")
     assert link == (report.parent / "explorer/index.html").as_uri()
     assert errors_of(browser) == []

@@ -21,6 +21,8 @@ CITATIONS = (
     "D. Kim, S. Baik, T. H. Kim: SANFlow: Semantic-Aware Normalizing Flow for Anomaly Detection. Advances in Neural "
     "Information Processing Systems 36, 2023.",
 )
+# Snakemake centres the text in the window and cuts off the top of a text that is taller, unless the alignment is `safe`.
+REPORT_STYLE = ".best { font-weight: 700; } .h-screen.items-center { align-items: safe center; }"
 PLAN_UNKNOWN = "benchmark.json does not list which runs were planned, so it is not known whether any is missing."
 
 
@@ -53,7 +55,7 @@ def summary_html(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     """Return the same as a piece of HTML, for Snakemake's report; the explorer is linked beside the report's file."""
     table = overview_table(Summary(runs))
     escape = html.escape
-    parts = [f"<style>.best {{ font-weight: 700; }}</style><p><strong>{escape(facts['title'])}</strong></p>"]
+    parts = [f"<style>{REPORT_STYLE}</style><p><strong>{escape(facts['title'])}</strong></p>"]
     parts.append("<p>Every test image with its maps: <a href='explorer/index.html' target='_blank'>the explorer</a>, ")
     parts.append("explorer/index.html beside this report's file.</p>")
     parts.append(f"<p><strong>{escape(table.title)}</strong></p><p>{escape(table.caption)}</p>")
