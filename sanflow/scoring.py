@@ -18,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from sanflow.anomaly_maps.scores_file import Extras, Scores
+from sanflow.config.experiment import SCORED_AT_ONCE
 from sanflow.data.images import ImageCache, load_images, load_masks
 from sanflow.data.index import Index
 from sanflow.device import repeatable
@@ -30,7 +31,7 @@ from sanflow.provenance import Step, code_digest
 
 # Of each class, normal and defective locations.
 SAMPLED_LOCATIONS = 500
-BATCH_SIZE = {"cpu": 8, "cuda": 32}
+BATCH_SIZE = {"cpu": SCORED_AT_ONCE, "cuda": 32}
 
 
 def score(

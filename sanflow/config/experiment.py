@@ -10,6 +10,8 @@ from sanflow.config.strict import StrictModel
 Size = int | tuple[int, int]
 Sizes = Size | dict[str, Size]
 SMALLEST_INPUT = 16
+# Images in a batch of scoring on a CPU. On a GPU batches are larger, but they are not in the host's memory.
+SCORED_AT_ONCE = 8
 
 
 class Experiment(StrictModel):
@@ -76,6 +78,14 @@ class DetectorExperiment(Experiment):
         """Whether half of the held-out parts chooses the epoch; the other half calibrates."""
         return False
 
+    def fit_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate the memory that a fit needs at most, in MB; a scheduler reserves it."""
+        return 16000
+
+    def score_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate the memory that scoring the test images needs at most, in MB."""
+        return 12000
+
 
 class EncoderExperiment(DetectorExperiment):
     """An experiment whose method uses the features of a frozen encoder."""
@@ -100,6 +110,15 @@ class EncoderExperiment(DetectorExperiment):
     def encoded_size_for(self, dataset: str, category: str) -> tuple[int, int]:
         """Return height and width, in pixels, of the part of an image that is encoded."""
         return self.input_size_for(dataset, category)
+
+    def score_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate what a flow on WRN-50-2 needs; docs/performance.md has the measurements."""
+        return self.encoding_memory_mb(dataset, category, SCORED_AT_ONCE)
+
+    def encoding_memory_mb(self, dataset: str, category: str, n_images: int) -> int:
+        """Estimate the memory, in MB, of one pass over a batch, whose images are not tiled, without gradients."""
+        height, width = self.encoded_size_for(dataset, category)
+        return 2300 + round(110 * n_images * height * width / 256**2)
 
     def content_files(self, dataset: str, category: str) -> list[str]:
         """Return the file of weights too, where `weights` names one."""

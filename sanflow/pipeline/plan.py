@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sanflow.config.experiment import Experiment
+from sanflow.config.experiment import DetectorExperiment, Experiment
 from sanflow.data.content import category_digest, content_digest
 from sanflow.data.registry import dataset_entry
 from sanflow.errors import DeviceError
@@ -85,6 +85,14 @@ class Plan:
     def score_code(self, wildcards: Any) -> str:
         """Compute the digest of the code of a scoring."""
         return code_digest("score", self.detector(wildcards).load_modules)
+
+    def fit_memory_mb(self, wildcards: Any) -> int:
+        """Estimate the memory of a fit, in MB."""
+        return self._detector_settings(wildcards).fit_memory_mb(wildcards.dataset, wildcards.category)
+
+    def score_memory_mb(self, wildcards: Any) -> int:
+        """Estimate the memory of a scoring, in MB."""
+        return self._detector_settings(wildcards).score_memory_mb(wildcards.dataset, wildcards.category)
 
     def fit_command(self, wildcards: Any) -> list[str]:
         """Return the words with which the command of a fit begins; see `placed_command`."""
@@ -179,6 +187,11 @@ class Plan:
     def categories(self) -> list[tuple[str, str]]:
         """Return data set and category of all jobs, each once."""
         return list(dict.fromkeys((job.dataset, job.category) for job in self.jobs))
+
+    def _detector_settings(self, wildcards: Any) -> DetectorExperiment:
+        experiment = self.experiment(wildcards)
+        assert isinstance(experiment, DetectorExperiment)
+        return experiment
 
     def _is_fitted(self, job: Job) -> bool:
         return isinstance(methods()[self.benchmark.experiments[job.experiment].method], DetectorMethod)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from sanflow.bench.memory import LiveBytes, bench_memory
+from sanflow.config.experiment import SCORED_AT_ONCE
 from sanflow.methods.flow.coupling_flow import position_condition
+from sanflow.methods.flow.settings import SanflowExperiment
 
 SMALL = {"encoder": "timm/resnet18.tv_in1k", "batch_size": 2, "precision": "fp32", "position_channels": 8}
 
@@ -20,6 +22,20 @@ def test_freed_memory_is_not_counted_and_views_are_not_counted_twice():
         assert counted.live == 0
         torch.ones(500)
     assert counted.peak == 4000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["timm/resnet18.tv_in1k", "timm/wide_resnet50_2.tv_in1k"])
+@pytest.mark.parametrize("size", [256, 512])
+def test_a_scheduler_reserves_enough(encoder, size):
+    """A process on a CPU needs up to 1.5 times its tensors and 1 GiB, see docs/performance.md."""
+    experiment = SanflowExperiment(method="sanflow", encoder=encoder, input_size=size)
+    for part, batch_size, reserved in (
+        ("train_bytes", experiment.batch_size, experiment.fit_memory_mb("", "")),
+        ("score_bytes", SCORED_AT_ONCE, experiment.score_memory_mb("", "")),
+    ):
+        found = bench_memory(encoder=encoder, input_size=size, batch_size=batch_size, precision="fp32", update="joint")
+        assert 0.2 * reserved < (1.5 * found[part] + 2**30) / 1e6 <= reserved, part
 
 
 @pytest.mark.slow

@@ -50,6 +50,36 @@ def test_tables_wait_for_the_curves_of_what_keeps_epochs_alone():
     assert found == [f"{run}/curves.npz", f"{run}/epoch02/curves.npz", f"{run}/epoch04/curves.npz"]
 
 
+RESNET = {"encoder": "timm/resnet18.tv_in1k"}
+WIDE = {"encoder": "timm/wide_resnet50_2.tv_in1k"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "fit", "score"),
+    [
+        # 2,300 MB and 110 MB for each of 8 images of 256 x 256 pixels: an encoder's pass.
+        ({"method": "sanflow", **RESNET}, 4800 + 4 * 470, 2300 + 8 * 110),
+        ({"method": "sanflow", **WIDE, "input_size": 512}, 4800 + 4 * 4 * 470, 2300 + 4 * 8 * 110),
+        ({"method": "sanflow", **RESNET, "input_size": [128, 256], "batch_size": 2}, 4800 + 470, 2300 + 4 * 110),
+        ({"method": "cflow", **RESNET, "input_size": 256}, 3200 + 2300 + 32 * 110, 3180),
+        ({"method": "official", **RESNET, "official_weights": "{category}.pth"}, 3200 + 3180, 3180),
+        # 64 x 64 positions, 6 bytes for each product of two of 100 or 550 dimensions.
+        ({"method": "padim", **RESNET}, 3180 + 246, 3180 + 246),
+        ({"method": "padim", **WIDE}, 3180 + 7434, 3180 + 7434),
+        ({"method": "padim", **WIDE, "dimensions": 100, "crop": 128}, 2300 + 220 + 61, 2300 + 220 + 61),
+        # A thousand images of 32 x 32 patches with 1,536 channels are 6,291 MB; a tenth is kept.
+        ({"method": "patchcore", **WIDE}, 3180 + 9437, 3180 + 1887),
+    ],
+)
+def test_a_scheduler_reserves_the_memory_that_a_job_needs(experiment, fit, score):
+    chosen = Benchmark.model_validate(
+        {"datasets": {"mvtec_ad": {"categories": ["bottle"]}}, "experiments": {"a": experiment}}
+    )
+    plan = Plan(chosen, [], "results/mine", "data")
+    wildcards = SimpleNamespace(dataset="mvtec_ad", category="bottle", experiment="a", seed="0")
+    assert (plan.fit_memory_mb(wildcards), plan.score_memory_mb(wildcards)) == (fit, score)
+
+
 @pytest.mark.parametrize(
     ("cores", "jobs", "device", "gpus", "variables", "expected"),
     [

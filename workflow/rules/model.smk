@@ -28,7 +28,7 @@ rule train:
     threads: THREADS
     resources:
         gpu=lambda wildcards: int(PLAN.detector(wildcards).fit_needs_gpu),
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        mem_mb=lambda wildcards, attempt: PLAN.fit_memory_mb(wildcards) * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         code=PLAN.fit_code,
@@ -76,7 +76,7 @@ rule score:
     threads: THREADS
     resources:
         gpu=lambda wildcards: int(PLAN.detector(wildcards).scoring_needs_gpu),
-        mem_mb=lambda wildcards, attempt: 12000 * attempt,
+        mem_mb=lambda wildcards, attempt: PLAN.score_memory_mb(wildcards) * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=PLAN.score_code,

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sanflow.config.experiment import EncoderExperiment, Size, Sizes
+from sanflow.config.experiment import SCORED_AT_ONCE, EncoderExperiment, Size, Sizes
 from sanflow.config.names import ExpandedPath
 from sanflow.methods.method import DetectorMethod
 
@@ -86,6 +86,11 @@ class TrainedFlowExperiment(FlowExperiment):
             )
         return self
 
+    def fit_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate what a step of SANFlow on WRN-50-2 needs; docs/performance.md has the measurements."""
+        height, width = self.input_size_for(dataset, category)
+        return 4800 + round(470 * self.batch_size * height * width / 256**2)
+
     @property
     def chooses_epoch(self) -> bool:
         """Whether half of the held-out parts chooses the epoch."""
@@ -155,6 +160,10 @@ class CflowExperiment(TrainedFlowExperiment):
     rotation_degrees: float = Field(5.0, ge=0, le=180)
     """Training images are rotated by up to this angle."""
 
+    def fit_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate what the encoder's pass over a batch needs, with the flows and Adam's moments; chunks are small."""
+        return 3200 + self.encoding_memory_mb(dataset, category, self.batch_size)
+
     base: ClassVar[Base] = "fixed"
     abnormal_mean: ClassVar[float] = 1.0
     update: ClassVar[Literal["per_scale", "joint"]] = "per_scale"
@@ -187,6 +196,10 @@ class OfficialExperiment(FlowExperiment):
                 f"expected `official_weights` as a path with {{category}} in it, but got {self.official_weights!r}"
             )
         return self
+
+    def fit_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate what reading the authors' file and scoring the training images for the constants needs."""
+        return 3200 + self.encoding_memory_mb(dataset, category, SCORED_AT_ONCE)
 
     def files_for(self, dataset: str, category: str) -> dict[str, str]:
         """Return the authors' file for a category."""

@@ -18,6 +18,17 @@ class PadimExperiment(DistanceExperiment):
 
     resnet_taps: ClassVar[tuple[str, ...]] = ("layer1", "layer2", "layer3")
 
+    def fit_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate 6 P D² bytes for the Gaussians (docs/methods.md) on a grid of stride 4, and the encoder's part."""
+        height, width = self.encoded_size_for(dataset, category)
+        dimensions = self.dimensions or (550 if "wide_resnet50_2" in self.encoder else 100)
+        gaussians = 6 * height * width / 4**2 * dimensions**2 / 1e6
+        return round(gaussians) + super().score_memory_mb(dataset, category)
+
+    def score_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate the same: while a checkpoint is read, packed and whole factors are in memory."""
+        return self.fit_memory_mb(dataset, category)
+
 
 PADIM = DetectorMethod(
     "padim", PadimExperiment, "sanflow.methods.padim.detector:fit", "sanflow.methods.padim.detector:load"

@@ -32,6 +32,19 @@ class PatchcoreExperiment(DistanceExperiment):
 
     resnet_taps: ClassVar[tuple[str, ...]] = ("layer2", "layer3")
 
+    def fit_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate the patches of a thousand training images, with WRN-50-2's channels, and the encoder's part."""
+        return round(self._patches_mb(dataset, category)) + super().score_memory_mb(dataset, category)
+
+    def score_memory_mb(self, dataset: str, category: str) -> int:
+        """Estimate the memory bank, with a copy of it for the search, and the encoder's part."""
+        bank = 2 * self.coreset_fraction * self._patches_mb(dataset, category)
+        return round(bank) + super().score_memory_mb(dataset, category)
+
+    def _patches_mb(self, dataset: str, category: str) -> float:
+        height, width = self.encoded_size_for(dataset, category)
+        return 1.5 * 1000 * height * width / 8**2 * 1536 * 4 / 1e6
+
     @field_validator("patch_size")
     @classmethod
     def _check_patch_size(cls, patch_size: int) -> int:

@@ -21,7 +21,7 @@ CITATIONS = (
     "D. Kim, S. Baik, T. H. Kim: SANFlow: Semantic-Aware Normalizing Flow for Anomaly Detection. Advances in Neural "
     "Information Processing Systems 36, 2023.",
 )
-# Snakemake centres the text in the window and cuts off the top of a text that is taller, unless the alignment is `safe`.
+# Snakemake centres the text in the window; the top of a taller text is cut off unless the alignment is `safe`.
 REPORT_STYLE = ".best { font-weight: 700; } .h-screen.items-center { align-items: safe center; }"
 PLAN_UNKNOWN = "benchmark.json does not list which runs were planned, so it is not known whether any is missing."
 
