@@ -64,7 +64,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
-    let_waiting_threads_sleep()
+    let_waiting_threads_sleep(next(iter(sys.argv[1:]), ""))
     try:
         app()
     except SanflowError as error:
