@@ -202,7 +202,7 @@ def evaluate_files(
         index_path: index.csv of its category.
         experiment: The experiment as the benchmark file has it now: its label and its resolution may have changed since
             the scoring, which does not depend on them. None: as it was then.
-        history_path: train.json, for the cost of training; None where nothing was trained here.
+        history_path: train.json, for the cost of training and its images; None where nothing was trained here.
         data_root: Folder of the data set now, if it was moved since it was indexed.
         resamples: Of the bootstrap.
     """
@@ -213,7 +213,11 @@ def evaluate_files(
     evaluation.metrics["provenance"]["experiment"] = settings
     evaluation.metrics["provenance"]["scores_digest"] = sha256_of_file(scores_path)
     if history_path is not None:
-        evaluation.metrics["cost"] |= training_cost(read_json(history_path))
+        train = read_json(history_path)
+        evaluation.metrics["cost"] |= training_cost(train)
+        # Without the parts that were held out, which the index does not know of.
+        counts = evaluation.metrics["counts"]
+        counts["training_images"] = train.get("training_images", counts["training_images"])
     return evaluation
 
 

@@ -291,7 +291,8 @@ def run(tmp_path, scores, index):
     """Files of a run and of its index."""
     write_index(index, tmp_path / "index.csv")
     scores.save(tmp_path / "scores.npz")
-    write_json(tmp_path / "train.json", imagine_history() | {"checkpoint_bytes": 1234})
+    # Four images are in the index; one of them was held out.
+    write_json(tmp_path / "train.json", imagine_history() | {"checkpoint_bytes": 1234, "training_images": 3})
     return tmp_path
 
 
@@ -308,6 +309,7 @@ def test_files_are_written_with_the_cost_of_training(run):
         "device": "cpu",
         "checkpoint_bytes": 1234,
     }
+    assert metrics["counts"]["training_images"] == 3
     assert metrics["evaluate_at"] == "native"  # as the experiment of the scores says
     assert metrics["provenance"]["scores_digest"] == sha256_of_file(run / "scores.npz")
     pd.testing.assert_frame_equal(pd.read_csv(run / "out" / "images.csv"), found.images)
