@@ -9,7 +9,7 @@ COMPUTING = ("bench", "calibrate", "export", "predict", "score", "train", "valid
 # Turns of the waiting loop before a thread sleeps. GNU's own 300,000 are several milliseconds, as long as a time
 # slice: on a loaded machine they use the cores that the awaited thread needs. Measured in docs/performance.md.
 TURNS_WHERE_QUIET = "16000"  # about a millisecond
-TURNS_WHERE_LOADED = "1000"  # some tens of microseconds
+TURNS_WHERE_LOADED = "100"  # some microseconds
 SAMPLE_SECONDS = 0.1
 HOUSEKEEPING = 0.25  # cores that even an idle machine uses
 

@@ -27,7 +27,8 @@ from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.method import Detector
 from sanflow.methods.registry import detector_method
 
-CRITERION = "pixel_ap"
+# Of these measures, the one whose worst choice lost least where all were compared (docs/protocol.md).
+CRITERION = "region_overlap"
 # Higher is better, each. `log_prob` exists for flows only.
 MEASURES = ("pixel_ap", "region_overlap", "image_auroc", "log_prob")
 PREFIX = "validation_"
@@ -145,8 +146,8 @@ def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
         history: One mapping per epoch, as in train.json; epochs without the criterion were not validated.
 
     Example:
-        >>> history = [{"epoch": 1}, {"epoch": 2, "validation_pixel_ap": 0.7}, {"epoch": 4, "validation_pixel_ap": 0.6}]
-        >>> best_epoch(history)
+        >>> values = {1: 0.6, 2: 0.7, 3: 0.7}
+        >>> best_epoch([{"epoch": epoch, "validation_region_overlap": value} for epoch, value in values.items()])
         2
     """
     values = _criterion_by_epoch(history)
@@ -157,7 +158,8 @@ def is_out_of_patience(history: Sequence[Mapping[str, Any]], patience: int | Non
     """Return whether the criterion has not improved for `patience` validated epochs; None is never out of patience.
 
     Example:
-        >>> history = [{"epoch": 2, "validation_pixel_ap": 0.7}, {"epoch": 4, "validation_pixel_ap": 0.6}]
+        >>> values = {1: 0.6, 2: 0.7, 3: 0.6}
+        >>> history = [{"epoch": epoch, "validation_region_overlap": value} for epoch, value in values.items()]
         >>> is_out_of_patience(history, 1), is_out_of_patience(history, 2)
         (True, False)
     """

@@ -15,7 +15,9 @@ from sanflow.evaluation.metrics import aupro, auroc, average_precision
 from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.method import Output
 from sanflow.methods.validation import (
+    CRITERION,
     MOST_PARTS,
+    PREFIX,
     ValidationImages,
     best_epoch,
     index_of,
@@ -73,6 +75,18 @@ def test_the_measures_by_hand():
     assert found["image_auroc"] == 1
     assert "log_prob" not in found
     assert validate(Darkness(image_scores=torch.tensor([5.0, 0.0, 1.0])), images())["image_auroc"] == 0.5
+
+
+def test_a_painted_region_counts_alike_whatever_its_size():
+    """Two regions of 1 and 9 pixels: the small one is darkest, the large one as light as the plain pixels."""
+    pixels = np.full((4, 4, 4, 3), 200, np.uint8)
+    masks = np.zeros((4, 4, 4), bool)
+    masks[2, 0, 0] = masks[3, :3, :3] = True
+    pixels[2, 0, 0] = 10
+    # Overlap 1/2 from no false positive on, then all at a false-positive rate of 1: a line from 1/2 to 1.
+    area, chance = 0.3 * 0.5 + 0.5 * 0.3**2 / 2, 0.3**2 / 2
+    found = validate(Darkness(), ValidationImages(pixels, masks))
+    assert found["region_overlap"] == pytest.approx(0.5 * (1 + (area - chance) / (0.3 - chance)))
 
 
 def test_the_likelihood_is_that_of_the_plain_parts_alone():
@@ -134,7 +148,7 @@ def test_parts_on_which_nothing_shows_are_refused(train_small, monkeypatch):
 
 
 def history(*values):
-    return [{"epoch": epoch} | ({} if v is None else {"validation_pixel_ap": v}) for epoch, v in enumerate(values, 1)]
+    return [{"epoch": epoch} | ({} if v is None else {PREFIX + CRITERION: v}) for epoch, v in enumerate(values, 1)]
 
 
 @pytest.mark.parametrize(
@@ -155,12 +169,12 @@ def test_the_choice_and_the_patience_by_hand(values, best, patience):
 
 def test_the_chosen_epoch_is_the_checkpoint(chosen):
     outputs, record = chosen, json.loads(chosen.record.read_text())
-    values = [epoch["validation_pixel_ap"] for epoch in record["history"]]
+    values = [epoch[PREFIX + CRITERION] for epoch in record["history"]]
     checkpoint = load_checkpoint(outputs.checkpoint)
     assert record["epoch"] == checkpoint.provenance.epoch == 1 + int(np.argmax(values))
     kept = load_checkpoint(outputs.kept / f"epoch{record['epoch']:02d}.pt")
     assert checkpoint.digest == kept.digest
-    assert kept.provenance.steps["fit"].details["validation_pixel_ap"] == max(values)
+    assert kept.provenance.steps["fit"].details[PREFIX + CRITERION] == max(values)
     assert record["seconds"]["validation"] > 0
     assert sorted(path.name for path in outputs.kept.iterdir()) == [f"epoch{n:02d}.pt" for n in (1, 2, 3, 4)]
 
@@ -179,7 +193,7 @@ def test_choosing_changes_no_weight_of_the_training(train_small, chosen):
 
 def test_patience_ends_the_training(train_small, monkeypatch):
     falling = iter([0.5, 0.6, 0.4, 0.3, 0.2, 0.1])
-    monkeypatch.setattr("sanflow.methods.flow.training.loop.validate", lambda *_: {"pixel_ap": next(falling)})
+    monkeypatch.setattr("sanflow.methods.flow.training.loop.validate", lambda *_: {CRITERION: next(falling)})
     seen: list[int] = []
     outputs = train_small(**CHOOSING, patience=2, epochs=6, on_step=seen.append)
     record = json.loads(outputs.record.read_text())
@@ -271,7 +285,7 @@ def test_the_command_compares_finished_runs(train_small, chosen):
     assert result.exit_code == 0, result.output
     record = json.loads(chosen.record.read_text())
     for epoch in (record["epoch"], 1):
-        assert f"{record['history'][epoch - 1]['validation_pixel_ap']:.4f}" in result.output
+        assert f"{record['history'][epoch - 1][PREFIX + CRITERION]:.4f}" in result.output
 
 
 def test_a_checkpoint_away_from_its_index_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from sanflow.benchmark_json import write_outline
 from sanflow.cli import results as results_commands
 from sanflow.errors import ConfigError, DataError, IntegrityError
+from sanflow.methods.validation import CRITERION
 from sanflow.report.missing import missing_notes, missing_runs
 from sanflow.report.names import TABLE_FORMATS as FORMATS
 from sanflow.report.names import TABLES as NAMES
@@ -261,6 +262,7 @@ def test_rank_correlation_by_hand(tmp_path):
     write_choosing(tmp_path, "a", 0, 0.0)
     write_choosing(tmp_path, "b", 0, -0.25)  # epoch 4 is the worst there
     table = build_table("criterion", read_runs(tmp_path))
+    assert f"The epoch is chosen by {CRITERION}." in table.caption
     # Ranks of AUPRO: 1 3 2 in a; 2 1 3 in b. Of pixel_ap: 1 3 2, so 1 and -0.5. Of log_prob: 3 2 1, so -0.5 and -0.5.
     assert [row[:2] + row[-3:] for row in texts(table)] == [
         ["SANFlow", "pixel_ap", "+0.25", "−0.50 … +1.00", "2"],

@@ -189,7 +189,7 @@ def criterion_table(summary: Summary) -> Table:
         name="criterion",
         title="Rank correlation of validation with the test set",
         caption="Spearman's, over the kept epochs of a run; mean and range over the runs (category x seed). "
-        "The epoch is chosen by pixel_ap.",
+        "The epoch is chosen by region_overlap.",
         sections=sections,
         notes=list(summary.notes) if sections else nothing,
         data=pd.DataFrame(records, columns=CRITERION_COLUMNS),
