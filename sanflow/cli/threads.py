@@ -5,7 +5,7 @@ import os
 # What a user may have chosen already; each of them decides how threads wait.
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # Commands that compute with torch. Others, such as `gpu-exec`, hand their environment on to a command of these.
-COMPUTING = ("bench", "calibrate", "export", "predict", "score", "train", "validate")
+COMPUTING = ("bench", "calibrate", "export", "predict", "score", "submission", "train", "validate")
 # Turns of the waiting loop before a thread sleeps. GNU's own 300,000 are several milliseconds, as long as a time
 # slice: on a loaded machine they use the cores that the awaited thread needs. Measured in docs/performance.md.
 TURNS_WHERE_QUIET = "16000"  # about a millisecond

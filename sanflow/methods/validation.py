@@ -27,7 +27,7 @@ from sanflow.methods.checkpoints import load_checkpoint
 from sanflow.methods.method import Detector
 from sanflow.methods.registry import detector_method
 
-# Of these measures, the one whose worst choice lost least where all were compared (docs/protocol.md).
+# Of these measures, the one whose worst choice lost least AUPRO where all were compared (docs/protocol.md).
 CRITERION = "region_overlap"
 # Higher is better, each. `log_prob` exists for flows only.
 MEASURES = ("pixel_ap", "region_overlap", "image_auroc", "log_prob")
