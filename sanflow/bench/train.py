@@ -8,7 +8,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sanflow.methods.flow.settings import SanflowExperiment
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batches
 from sanflow.methods.flow.training.pixels import prepare
-from sanflow.methods.flow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
+from sanflow.methods.flow.training.step import Guard, Named, Stepper, image_stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
 # Bytes that Adam moves for each weight, once a batch: it reads weight, gradient and two moments, and writes three.
@@ -47,6 +47,7 @@ def bench_train(
     reference: bool = True,
     bare: bool = True,
     position_channels: int = 512,
+    cuda_graphs: bool = True,
     profile: Path | None = None,
 ) -> dict[str, Any]:
     """Measure training steps.
@@ -63,6 +64,7 @@ def bench_train(
         reference: Also time the plain training.
         bare: Also time the step's matrix products and convolutions alone.
         position_channels: Of the position code.
+        cuda_graphs: Replay a step on a GPU as a CUDA graph, as training does.
         profile: Where to write a trace for a browser's trace viewer; None for none.
 
     Returns:
@@ -85,7 +87,7 @@ def bench_train(
     )
     with repeatable():
         synchronize = synchronizer(chosen)
-        work = TrainingWork.of(settings, chosen)
+        work = TrainingWork.of(settings, chosen, cuda_graphs)
         plain = PlainProcess(settings, work.encoder.channels, chosen) if reference else None
         seconds, plain_seconds = interleaved(work.step, plain, windows, steps, synchronize)
         if plain is not None:
@@ -94,7 +96,7 @@ def bench_train(
         phases = work.phases(synchronize)
         found["milliseconds"] = {name: 1000 * value for name, value in phases.items()}
         with CountProducts() as counted:
-            work.step()
+            work.step(one_by_one=True)
         step_seconds = statistics.median(seconds)
         peaks, bandwidth = against_peaks(counted, batch_size, step_seconds, work.precision, chosen)
         adam = ADAM_BYTES * found["parameters"]
@@ -119,6 +121,7 @@ def _summary(
         "precision_used": work.precision,
         "update": settings.update,
         "device": device_name(work.device),
+        "cuda_graphs": work.stepper.cuda_graphs,
         "parameters": sum(parameter.numel() for parameter in work.model.parameters()),
         "images_per_second": settings.batch_size / step_seconds,
         "seconds_per_step": seconds,
@@ -142,16 +145,16 @@ class TrainingWork:
     encoder: Encoder
     model: AnomalyFlow
     stepper: Stepper
+    train: Callable[[int, Tensor, Tensor | None], Named]
     batches: Batches
     anomalies: SyntheticAnomalies
     device: torch.device
     precision: Any
     n_steps: int = 0
-    marks: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: SanflowExperiment, device: torch.device) -> "TrainingWork":
-        """Build the parts as `training.loop` builds them."""
+    def of(cls, experiment: SanflowExperiment, device: torch.device, cuda_graphs: bool = True) -> "TrainingWork":
+        """Build the parts as `training.loop` builds them; CUDA graphs can be left out, for comparison."""
         size = experiment.input_size_for("", "")
         encoder = placed(build_encoder(str(experiment.encoder), weights="random"), device)
         model = AnomalyFlow.from_experiment(encoder.channels, experiment, seed=0)
@@ -159,7 +162,8 @@ class TrainingWork:
         optimizer = make_optimizer(model)
         set_learning_rate(optimizer, experiment.learning_rate)
         precision = usable_precision(experiment.precision, device)
-        stepper = Stepper(model, optimizer, Guard(device), experiment.update, precision)
+        cuda_graphs = cuda_graphs and device.type == "cuda"
+        stepper = Stepper(model, optimizer, Guard(device), experiment.update, precision, cuda_graphs=cuda_graphs)
         anomalies = SyntheticAnomalies(size, N_IMAGES, seed=0)
         random = np.random.RandomState(0)
         images, foreign = (
@@ -174,7 +178,8 @@ class TrainingWork:
             anomalies=anomalies,
             pin=device.type == "cuda",
         )
-        return cls(encoder, model, stepper, batches, anomalies, device, precision)
+        train = image_stepper(stepper, encoder)
+        return cls(encoder, model, stepper, train, batches, anomalies, device, precision)
 
     def images(self) -> tuple[Tensor, Tensor | None]:
         """Return the next batch as the encoder sees it, and its mask."""
@@ -182,12 +187,19 @@ class TrainingWork:
         self.n_steps += 1
         return prepare(batch, self.anomalies, self.encoder, device=self.device)
 
-    def step(self) -> None:
-        """Train one batch, from bytes to new weights."""
+    def step(self, one_by_one: bool = False) -> None:
+        """Train one batch, from bytes to new weights; its operations one by one also where they would be replayed."""
         images_B3HW, mask_B1HW = self.images()
+        if one_by_one:
+            self.stepper(self.n_steps, self.features(images_B3HW), images_B3HW, mask_B1HW)
+        else:
+            self.train(self.n_steps, images_B3HW, mask_B1HW)
+
+    def features(self, images_B3HW: Tensor) -> list[Tensor]:
+        """Compute the encoder's features."""
         with autocast(self.precision, self.device):
-            features = self.encoder(images_B3HW)
-        self.stepper(self.n_steps, features, images_B3HW, mask_B1HW)
+            found: list[Tensor] = self.encoder(images_B3HW)
+        return found
 
     def phases(self, synchronize: Callable[[], None], repeats: int = 3) -> dict[str, float]:
         """Measure the median seconds of each phase of a step; wait for the device after each phase."""
@@ -203,8 +215,7 @@ class TrainingWork:
                 synchronize()
                 spent["images"] = time.perf_counter() - start
                 start = time.perf_counter()
-                with autocast(self.precision, self.device):
-                    features = self.encoder(images_B3HW)
+                features = self.features(images_B3HW)
                 synchronize()
                 spent["encoder"] = time.perf_counter() - start
                 start = time.perf_counter()

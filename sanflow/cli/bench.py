@@ -82,6 +82,7 @@ def train(
     steps: Steps = 1,
     reference: Reference = True,
     bare: Annotated[bool, typer.Option(help="Also time the step's products and convolutions alone.")] = True,
+    cuda_graphs: Annotated[bool, typer.Option(help="On a GPU, replay steps as CUDA graphs, as training does.")] = True,
     profile: Profile = None,
 ) -> None:
     """Time training steps, from bytes to new weights, beside the plain training."""
@@ -98,6 +99,7 @@ def train(
         steps=steps,
         reference=reference,
         bare=bare,
+        cuda_graphs=cuda_graphs,
         profile=profile,
     )
     typer.echo(json.dumps(found, indent=2))

@@ -41,9 +41,9 @@ def index(tmp_path_factory):
     return small_index(tmp_path_factory.mktemp("distances"))
 
 
-def fitted(index, folder, seed=0, **changes):
+def fitted(index, folder, seed=0, device="cpu", **changes):
     outputs = Outputs(folder / "checkpoint.pt", folder / "train.json", folder / "state")
-    job = FitJob(settings(**changes), "small", index, seed, outputs, Tracker(), device="cpu")
+    job = FitJob(settings(**changes), "small", index, seed, outputs, Tracker(), device=device)
     detector_method(changes["method"]).fit(job)
     return outputs
 
@@ -66,6 +66,16 @@ def test_dark_squares_are_far_from_normal(index, tmp_path, changes):
     assert image_scores[scores.labels].min() > image_scores[~scores.labels].max()
     assert extras.variance is None
     assert extras.latents is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch sees none")
+@BOTH
+def test_a_real_gpus_maps_are_the_processors(index, tmp_path, changes):
+    of_gpu, of_cpu = (
+        score(fitted(index, tmp_path / device, device=device, **changes).checkpoint, index, device=device)[0]
+        for device in ("cuda", "cpu")
+    )
+    assert of_gpu.grids["map"] == pytest.approx(of_cpu.grids["map"], rel=1e-3)
 
 
 @BOTH

@@ -8,7 +8,7 @@ image, or N itself), C channels of the features, P of the position code, D = C -
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -62,7 +62,8 @@ def position_code(channels: int, height: int, width: int, device: torch.device |
     return code_PHW.to(device)
 
 
-@lru_cache(maxsize=32)
+# Without a limit, because a CUDA graph reads them for as long as it is replayed. A process has a handful of grids.
+@cache
 def position_condition(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the position code of a grid as a condition (height * width, P); it is shared, do not write into it."""
     # Not an inference tensor, even when scoring asks first: autograd could not use one in a later training.

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sanflow.device import autocast, choose_device, device_name, repeatable, usable_precision
+from sanflow.device import choose_device, device_name, repeatable, usable_precision
 from sanflow.errors import StorageError, TrainingError
 from sanflow.methods.cost import Cost
 from sanflow.methods.fit import FitFiles
@@ -26,7 +26,7 @@ from sanflow.methods.flow.training.parts import build_parts
 from sanflow.methods.flow.training.pixels import prepare
 from sanflow.methods.flow.training.progress import Progress
 from sanflow.methods.flow.training.state import SaveClock, State, StateFolder, StateKey
-from sanflow.methods.flow.training.step import set_learning_rate, total_loss
+from sanflow.methods.flow.training.step import restore_optimizer, set_learning_rate, total_loss
 from sanflow.methods.method import FitJob
 from sanflow.methods.signals import StopSignals
 from sanflow.methods.validation import PREFIX, best_epoch, is_out_of_patience, validate
@@ -89,9 +89,7 @@ class _Training:
 
                 with self.cost.phase("steps"):
                     images_B3HW, mask_B1HW = prepare(batch, parts.anomalies, parts.encoder, device=self.device)
-                    with autocast(self.precision, self.device):
-                        features = parts.encoder(images_B3HW)
-                    losses = parts.stepper(batch.step, features, images_B3HW, mask_B1HW)
+                    losses = parts.train(batch.step, images_B3HW, mask_B1HW)
                     parts.means.add(losses)
                 self.step = batch.step + 1
 
@@ -119,7 +117,7 @@ class _Training:
         parts = self.parts
         parts.model.load_state_dict(state["model"])
         if state["optimizer"] is not None:
-            parts.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(parts.optimizer, state["optimizer"])
         parts.guard.load(state["guard"])
         parts.means.load(state["means"], self.device)
         self.cost.load(state["cost"])

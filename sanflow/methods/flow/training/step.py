@@ -3,17 +3,21 @@
 Shapes: B images, C channels of a scale, N locations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sanflow.device import Precision, autocast, tf32
+from sanflow.encoders import Encoder
+from sanflow.methods.flow.distributions import UnitVariance
 from sanflow.methods.flow.losses import Terms
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.random_streams import Stream, random_of
+from sanflow.methods.flow.training.replay import Replayed
 
 Update = Literal["per_scale", "joint"]
 Named = dict[str, Tensor]
@@ -30,15 +34,22 @@ class Guard:
     def __init__(self, device: torch.device) -> None:
         self.skipped = torch.zeros((), device=device)
         self.consecutive = torch.zeros((), device=device)
+        self._batch = torch.zeros((), device=device)
 
+    # All in place: a CUDA graph knows tensors by their address.
     def note(self, bad: Tensor) -> None:
-        """Count one batch.
+        """Note one update of a batch.
 
         Arguments:
-            bad: 1 if one of its updates was skipped, else 0; a scalar on the device.
+            bad: 1 if it was skipped, else 0; a scalar on the device.
         """
-        self.skipped += bad
-        self.consecutive = (self.consecutive + 1) * bad
+        torch.maximum(self._batch, bad, out=self._batch)
+
+    def end_batch(self) -> None:
+        """Count a batch once: a good scale must not hide one that never has a finite loss."""
+        self.skipped.add_(self._batch)
+        self.consecutive.add_(1).mul_(self._batch)
+        self._batch.zero_()
 
     def state(self) -> Named:
         """Return what a saved state holds of it."""
@@ -63,6 +74,7 @@ class Stepper:
         gradient_clip: Largest norm of a step's gradient; None for any.
         locations_per_step: A step per so many shuffled locations of a scale; None for all in one.
         seed: Of the run, for the shuffling.
+        cuda_graphs: Replay the kernels of each chunk on a GPU as a CUDA graph.
     """
 
     model: AnomalyFlow
@@ -73,10 +85,15 @@ class Stepper:
     gradient_clip: float | None = None
     locations_per_step: int | None = None
     seed: int = 0
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        self._bad: list[Tensor] = []
         self._parameters = list(self.model.parameters())
+        self._chunk_steps: list[Callable[..., Named]] = [
+            partial(self._chunk_step, scale) for scale in range(len(self.model.flows))
+        ]
+        if self.cuda_graphs and self.locations_per_step is not None:
+            self._chunk_steps = [Replayed(step, "A step over some locations") for step in self._chunk_steps]
 
     def __call__(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
         """Train one batch.
@@ -90,16 +107,13 @@ class Stepper:
         Returns:
             Loss and terms of each scale under names such as `scale0_loss`, scalars on the device, detached.
         """
-        self._bad = []
         if self.locations_per_step is not None:
-            values = self._in_chunks(step, features, images_B3HW, self.locations_per_step)
+            values = self._in_chunks(step, features, self.locations_per_step)
         elif self.update == "joint":
             values = self._joint(features, images_B3HW, mask_B1HW)
         else:
             values = self._per_scale(features, images_B3HW, mask_B1HW)
-        if self._bad:
-            # Count once a batch: a good scale must not hide one that never has a finite loss.
-            self.guard.note(torch.stack(self._bad).amax())
+        self.guard.end_batch()
         return values
 
     def _per_scale(self, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
@@ -125,28 +139,32 @@ class Stepper:
         self._descend(total)
         return values
 
-    def _in_chunks(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, chunk: int) -> Named:
+    def _in_chunks(self, step: int, features: Sequence[Tensor], chunk: int) -> Named:
         values: Named = {}
         for scale, features_BCHW in enumerate(features):
             features_NC, condition_MP = self.model.locations(features_BCHW)
             n_locations, n_cells = len(features_NC), len(condition_MP)
             random = random_of(self.seed, Stream.LOCATIONS, step * len(features) + scale)
             order_N = torch.from_numpy(random.permutation(n_locations)).to(features_NC.device, non_blocking=True)
-            base = self.model.base_for(images_B3HW, features_BCHW).at_grid(*features_BCHW.shape[-2:]).flatten()
             n_shuffled = n_locations - n_locations % chunk  # the remainder is dropped
             if n_shuffled == 0:
                 continue
             shuffled_NC = features_NC[order_N[:n_shuffled]]
             codes_NP = condition_MP[order_N[:n_shuffled] % n_cells]
-            sums: list[Tensor] = []
+            told: Named = {}
+            stacked: list[Tensor] = []
             for chunk_NC, code_NP in zip(shuffled_NC.split(chunk), codes_NP.split(chunk), strict=True):
-                with autocast(self.precision, images_B3HW.device):
-                    loss, terms = self.model.objective_at(scale, chunk_NC, code_NP, base)
-                self._descend(loss)
-                sums.append(torch.stack([loss.detach(), *terms.values()]))
-            mean = torch.stack(sums).mean(dim=0)
-            values |= _named(scale, mean[0], dict(zip(terms, mean[1:], strict=True)))
+                told = self._chunk_steps[scale](chunk_NC, code_NP)
+                stacked.append(torch.stack(list(told.values())))
+            values |= dict(zip(told, torch.stack(stacked).mean(dim=0), strict=True))
         return values
+
+    def _chunk_step(self, scale: int, chunk_NC: Tensor, code_NP: Tensor) -> Named:
+        with autocast(self.precision, chunk_NC.device):
+            # Only methods whose base is fixed train in chunks.
+            loss, terms = self.model.objective_at(scale, chunk_NC, code_NP, UnitVariance())
+        self._descend(loss)
+        return _named(scale, loss, terms)
 
     def _descend(self, loss: Tensor) -> None:
         """Run backward and one step of Adam; on the device, skip it if the loss or a gradient is not finite."""
@@ -162,21 +180,50 @@ class Stepper:
         # The fused Adam leaves weights, moments and step counts as they are where `found_inf` is 1.
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
-        self._bad.append(bad)
+        self.guard.note(bad)
+
+
+def image_stepper(stepper: Stepper, encoder: Encoder) -> Callable[[int, Tensor, Tensor | None], Named]:
+    """Return a function of step, images and mask that trains a batch from images, as one CUDA graph if wanted."""
+
+    def train(step: int, images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
+        with autocast(stepper.precision, images_B3HW.device):
+            features = encoder(images_B3HW)
+        return stepper(step, features, images_B3HW, mask_B1HW)
+
+    # Chunks depend on the step; each of them is a graph.
+    if not stepper.cuda_graphs or stepper.locations_per_step is not None:
+        return train
+    replayed = Replayed(partial(train, 0), "A training step")
+    return lambda _, images_B3HW, mask_B1HW: replayed(images_B3HW, mask_B1HW)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:
     """Make Adam over all weights, fused: one pass over the memory, and steps can be skipped without a transfer.
 
-    The learning rate is set for every batch.
+    The learning rate is set for every batch. On a GPU it is a number on the device, which a CUDA graph reads.
     """
-    return torch.optim.Adam(model.parameters(), lr=0.0, fused=True)
+    parameters = list(model.parameters())
+    on_gpu = parameters[0].is_cuda
+    optimizer = torch.optim.Adam(parameters, lr=0.0, fused=True, capturable=on_gpu)
+    if on_gpu:
+        # Afterwards: its constructor would read the number back.
+        optimizer.param_groups[0]["lr"] = torch.zeros((), device=parameters[0].device)
+    return optimizer
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over saved moments and counts of steps; the settings stay those of this device."""
+    optimizer.load_state_dict({**state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
 
 
 def _named(scale: int, loss: Tensor, terms: Terms) -> Named:

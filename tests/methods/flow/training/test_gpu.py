@@ -5,6 +5,7 @@ whatever reads a number or copies it to the host, which would wait for the GPU. 
 seen so; the backward pass and the kernels' results are not.
 """
 
+import contextlib
 import copy
 
 import numpy as np
@@ -15,14 +16,23 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sanflow.device import autocast, placed
+from sanflow.device import autocast, placed, repeatable
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.methods.flow.coupling_flow import position_condition
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batch, Batches
 from sanflow.methods.flow.training.pixels import prepare
-from sanflow.methods.flow.training.step import Guard, Means, Stepper, make_optimizer, set_learning_rate
+from sanflow.methods.flow.training.replay import EAGER_CALLS, Replayed
+from sanflow.methods.flow.training.step import (
+    Guard,
+    Means,
+    Stepper,
+    image_stepper,
+    make_optimizer,
+    set_learning_rate,
+)
+from sanflow.scoring import score
 from tests.helpers.small_training import SmallTraining
 
 GPU = torch.device("cuda", 0)
@@ -65,6 +75,13 @@ def stepper_of(model: AnomalyFlow, device: torch.device, update: str = "joint", 
     optimizer = make_optimizer(model)
     set_learning_rate(optimizer, 1e-3)
     return Stepper(model, optimizer, Guard(device), update, precision, **settings)
+
+
+def with_plain_rate(stepper: Stepper) -> Stepper:
+    """Give the optimizer its rate as a number of the host: fused Adam has no fake kernel for one on the device."""
+    assert stepper.optimizer.param_groups[0]["lr"].device == GPU
+    stepper.optimizer.param_groups[0]["lr"] = 1e-3
+    return stepper
 
 
 def anomalies_and_batch() -> tuple[SyntheticAnomalies, Batch]:
@@ -125,7 +142,7 @@ def test_a_step_stays_on_the_gpu_and_waits_for_nothing(encoder, monkeypatch, upd
     with FakeTensorMode(allow_non_fake_inputs=True), NoCopyToHost():
         model, encoder = moved(model), moved(encoder)
         invent_gradients(monkeypatch, model)
-        stepper = stepper_of(model, GPU, update, precision, gradient_clip=1.0)
+        stepper = with_plain_rate(stepper_of(model, GPU, update, precision, gradient_clip=1.0))
         images, mask = prepare(batch, anomalies, encoder, device=GPU)
         with autocast(precision, GPU):
             features = encoder(images)
@@ -145,7 +162,7 @@ def test_steps_over_shuffled_locations_stay_on_the_gpu(encoder, monkeypatch):
     model = small_model(encoder, base="fixed")
     with FakeTensorMode(allow_non_fake_inputs=True), NoCopyToHost():
         invent_gradients(monkeypatch, moved(model))
-        stepper = stepper_of(model, GPU, locations_per_step=64)
+        stepper = with_plain_rate(stepper_of(model, GPU, locations_per_step=64))
         images = torch.empty(8, 3, *SIZE, device=GPU)
         features = [torch.empty(8, n, 16 // 2**i, 12 // 2**i, device=GPU) for i, n in enumerate(encoder.channels)]
         told = stepper(0, features, images, None)
@@ -169,6 +186,68 @@ def test_scores_stay_on_the_gpu(encoder, precision):
         assert {grid.device for grid in grids} == {GPU}
         assert {grid.dtype for grid in grids} == {torch.float32}
         assert found.variance_Bhw.device == found.latents_NC.device == GPU
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Streams and graphs that need no GPU; the names of what is called."""
+    called = []
+
+    @contextlib.contextmanager
+    def graph(graph, **_):
+        called.append("capture")
+        yield
+
+    class Stream:
+        def wait_stream(self, other):
+            called.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    return called
+
+
+def test_the_first_calls_run_as_they_are_and_the_others_are_replayed(stand_ins, monkeypatch):
+    kept = []
+
+    class Graph:
+        def replay(self) -> None:
+            stand_ins.append("replay")
+            kept[-1]["twice"].copy_(2 * kept[-1]["value"])
+
+    def twice(value: Tensor, nothing: None) -> dict[str, Tensor]:
+        kept.append({"value": value, "twice": 2 * value})
+        return kept[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    replayed = Replayed(twice, "Doubling")
+    found = [replayed(torch.tensor([float(number)]), None)["twice"].item() for number in range(5)]
+    assert found == [0, 2, 4, 6, 8]
+    assert len(kept) == EAGER_CALLS + 1  # the last one is the capture
+    assert [name for name in stand_ins if name != "wait"] == ["capture", *["replay"] * (5 - EAGER_CALLS)]
+    assert stand_ins.count("wait") == 2 * EAGER_CALLS
+
+
+def test_a_failed_capture_is_told_once(stand_ins, monkeypatch, caplog):
+    calls = []
+
+    def capture(graph, **_):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    def count(value: Tensor) -> dict[str, Tensor]:
+        calls.append(value)
+        return {"number": torch.tensor(len(calls))}
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    replayed = Replayed(count, "Counting")
+    assert [replayed(torch.zeros(1))["number"].item() for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert [record.message for record in caplog.records] == [
+        "Counting cannot be captured as a CUDA graph, so it runs slower: "
+        "operation not permitted when stream is capturing"
+    ]
 
 
 def test_the_fakes_see_a_copy_to_the_host():
@@ -198,6 +277,75 @@ def test_a_real_gpus_losses_are_the_processors(encoder, update):
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+def train_from_images(encoder: Encoder, cuda_graphs: bool, steps: int = 6, **settings) -> tuple[list[float], dict]:
+    """Losses and weights after a few steps from images on a real GPU."""
+    anomalies, batch = anomalies_and_batch()
+    in_chunks = "locations_per_step" in settings
+    network = placed(copy.deepcopy(encoder), GPU)
+    model = placed(small_model(encoder, "fixed" if in_chunks else "predicted"), GPU)
+    stepper = stepper_of(model, GPU, cuda_graphs=cuda_graphs, **settings)
+    train = image_stepper(stepper, network)
+    losses = []
+    for step in range(steps):
+        set_learning_rate(stepper.optimizer, 1e-3 / (1 + step))
+        images, mask = prepare(batch, anomalies, network, device=GPU)
+        told = train(step, images, None if in_chunks else mask)
+        losses += [float(value) for value in told.values()]
+    assert float(stepper.guard.skipped) == 0
+    return losses, {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"update": "joint"},
+        {"update": "per_scale"},
+        {"update": "joint", "precision": "bf16"},
+        {"update": "per_scale", "precision": "bf16", "gradient_clip": 1.0},
+        {"update": "joint", "precision": "tf32"},
+        {"locations_per_step": 64},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_replayed_steps_are_those_of_the_kernels_one_by_one(encoder, settings):
+    with repeatable():
+        losses, weights = train_from_images(encoder, cuda_graphs=False, **settings)
+        replayed_losses, replayed_weights = train_from_images(encoder, cuda_graphs=True, **settings)
+    assert replayed_losses == losses
+    assert all(torch.equal(replayed_weights[name], value) for name, value in weights.items())
+
+
+@needs_gpu
+def test_replayed_steps_skip_a_bad_batch_and_count_it(encoder):
+    anomalies, batch = anomalies_and_batch()
+    network, model = placed(copy.deepcopy(encoder), GPU), placed(small_model(encoder), GPU)
+    stepper = stepper_of(model, GPU, cuda_graphs=True)
+    train = image_stepper(stepper, network)
+    images, mask = prepare(batch, anomalies, network, device=GPU)
+    for step in range(4):
+        train(step, images, mask)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    train(4, images * float("nan"), mask)
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    assert (float(stepper.guard.skipped), float(stepper.guard.consecutive)) == (1, 1)
+
+
+@needs_gpu
+def test_what_cannot_be_captured_runs_as_it_is(caplog):
+    total = torch.zeros((), device=GPU)
+
+    def adds_and_reads(value: Tensor) -> dict[str, Tensor]:
+        total.add_(value)
+        return {"sum": total * float(total)}  # waits for the GPU
+
+    add = Replayed(adds_and_reads, "An addition")
+    for number in range(1, 5):
+        add(torch.tensor(float(number), device=GPU))
+    assert float(total) == 1 + 2 + 3 + 4
+    assert caplog.text.count("An addition cannot be captured as a CUDA graph, so it runs slower:") == 1
+
+
 @needs_gpu
 def test_a_real_gpu_gives_the_same_weights_twice(tmp_path):
     train = SmallTraining(tmp_path)
@@ -205,3 +353,33 @@ def test_a_real_gpu_gives_the_same_weights_twice(tmp_path):
         torch.load(train(device="cuda").checkpoint, weights_only=True, map_location="cpu")["state"] for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@needs_gpu
+@pytest.mark.parametrize("changes", [{}, {"method": "cflow", "locations_per_step": 4}], ids=["sanflow", "cflow"])
+def test_a_training_on_a_real_gpu_goes_on_where_it_stopped(tmp_path, changes):
+    class Stopped(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        if step == 7:
+            raise Stopped
+
+    train = SmallTraining(tmp_path)
+    with pytest.raises(Stopped):
+        train(device="cuda", folder=tmp_path / "stopped", save_every_seconds=0.0, on_step=stop, **changes)
+    resumed, whole = (
+        torch.load(train(device="cuda", **where, **changes).checkpoint, weights_only=True, map_location="cpu")["state"]
+        for where in ({"folder": tmp_path / "stopped"}, {})
+    )
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_real_gpus_scores_are_the_processors(tmp_path, precision):
+    train = SmallTraining(tmp_path)
+    checkpoint = train(device="cuda", precision=precision).checkpoint
+    of_gpu, of_cpu = (score(checkpoint, train.index, device=device)[0] for device in ("cuda", "cpu"))
+    for name, grid in of_cpu.grids.items():
+        assert of_gpu.grids[name] == pytest.approx(grid, rel=1e-4 if precision == "fp32" else 0.05)
