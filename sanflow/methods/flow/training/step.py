@@ -17,7 +17,7 @@ from sanflow.methods.flow.distributions import UnitVariance
 from sanflow.methods.flow.losses import Terms
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.random_streams import Stream, random_of
-from sanflow.methods.flow.training.replay import Replayed
+from sanflow.methods.flow.training.replay import Replayed, side_by_side
 
 Update = Literal["per_scale", "joint"]
 Named = dict[str, Tensor]
@@ -89,9 +89,11 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self._parameters = list(self.model.parameters())
-        self._chunk_steps: list[Callable[..., Named]] = [
-            partial(self._chunk_step, scale) for scale in range(len(self.model.flows))
-        ]
+        n_scales = len(self.model.flows)
+        # Most kernels of a scale do not fill a GPU, so the scales of a joint step run beside each other. The backward
+        # pass uses the streams of the forward pass.
+        self._streams = [torch.cuda.Stream() for _ in range(n_scales)] if self.cuda_graphs else []
+        self._chunk_steps: list[Callable[..., Named]] = [partial(self._chunk_step, scale) for scale in range(n_scales)]
         if self.cuda_graphs and self.locations_per_step is not None:
             self._chunk_steps = [Replayed(step, "A step over some locations") for step in self._chunk_steps]
 
@@ -132,8 +134,11 @@ class Stepper:
         total = torch.zeros((), device=images_B3HW.device, dtype=images_B3HW.dtype)
         with autocast(self.precision, images_B3HW.device):
             base = self.model.base_for(images_B3HW, *features)
-            for scale, features_BCHW in enumerate(features):
-                loss, terms = self.model.objective(scale, features_BCHW, base, mask_B1HW)
+            calls = [
+                partial(self.model.objective, scale, features_BCHW, base, mask_B1HW)
+                for scale, features_BCHW in enumerate(features)
+            ]
+            for scale, (loss, terms) in enumerate(side_by_side(calls, self._streams)):
                 total = total + loss
                 values |= _named(scale, loss, terms)
         self._descend(total)
