@@ -64,7 +64,7 @@ def position_code(channels: int, height: int, width: int) -> Tensor:
 
 def scale_loss(flow: nn.Module, network: nn.Module, features: Tensor, images: Tensor, mask: Tensor, P: int) -> Tensor:
     batch, channels, height, width = features.shape
-    code = position_code(P, height, width).to(features.dtype).repeat(batch, 1, 1, 1)
+    code = position_code(P, height, width).to(features).repeat(batch, 1, 1, 1)
     x = features.permute(0, 2, 3, 1).reshape(-1, channels)
     z, log_det = flow(x, [code.permute(0, 2, 3, 1).reshape(-1, P)])
 

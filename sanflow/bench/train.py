@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sanflow.bench.bare import CountProducts
 from sanflow.bench.plain_training import PlainTraining
 from sanflow.bench.timing import against_peaks, interleaved, ratio, stopwatches, synchronizer, write_profile
 from sanflow.config.strict import validated
-from sanflow.device import autocast, choose_device, device_name, placed, repeatable, usable_precision
+from sanflow.device import choose_device, device_name, placed, repeatable, usable_precision
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.settings import SanflowExperiment
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
-from sanflow.methods.flow.training.batches import Batches
-from sanflow.methods.flow.training.pixels import prepare
-from sanflow.methods.flow.training.step import Guard, Named, Stepper, image_stepper, make_optimizer, set_learning_rate
+from sanflow.methods.flow.training.batches import Batch, Batches
+from sanflow.methods.flow.training.learner import Learner
+from sanflow.methods.flow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
 # Bytes that Adam moves for each weight, once a batch: it reads weight, gradient and two moments, and writes three.
@@ -145,9 +145,8 @@ class TrainingWork:
     encoder: Encoder
     model: AnomalyFlow
     stepper: Stepper
-    train: Callable[[int, Tensor, Tensor | None], Named]
+    learner: Learner
     batches: Batches
-    anomalies: SyntheticAnomalies
     device: torch.device
     precision: Any
     n_steps: int = 0
@@ -178,28 +177,15 @@ class TrainingWork:
             anomalies=anomalies,
             pin=device.type == "cuda",
         )
-        train = image_stepper(stepper, encoder)
-        return cls(encoder, model, stepper, train, batches, anomalies, device, precision)
-
-    def images(self) -> tuple[Tensor, Tensor | None]:
-        """Return the next batch as the encoder sees it, and its mask."""
-        batch = self.batches.batch(self.n_steps)
-        self.n_steps += 1
-        return prepare(batch, self.anomalies, self.encoder, device=self.device)
+        return cls(encoder, model, stepper, Learner(encoder, anomalies, stepper), batches, device, precision)
 
     def step(self, one_by_one: bool = False) -> None:
         """Train one batch, from bytes to new weights; its operations one by one also where they would be replayed."""
-        images_B3HW, mask_B1HW = self.images()
-        if one_by_one:
-            self.stepper(self.n_steps, self.features(images_B3HW), images_B3HW, mask_B1HW)
-        else:
-            self.train(self.n_steps, images_B3HW, mask_B1HW)
+        (self.learner.one_by_one if one_by_one else self.learner)(self._next())
 
-    def features(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Compute the encoder's features."""
-        with autocast(self.precision, self.device):
-            found: list[Tensor] = self.encoder(images_B3HW)
-        return found
+    def _next(self) -> Batch:
+        self.n_steps += 1
+        return self.batches.batch(self.n_steps - 1)
 
     def phases(self, synchronize: Callable[[], None], repeats: int = 3) -> dict[str, float]:
         """Measure the median seconds of each phase of a step; wait for the device after each phase."""
@@ -211,11 +197,11 @@ class TrainingWork:
             }
             with stopwatches(parts, synchronize, self.stepper.optimizer) as spent:
                 start = time.perf_counter()
-                images_B3HW, mask_B1HW = self.images()
+                images_B3HW, mask_B1HW = self.learner.images(self._next())
                 synchronize()
                 spent["images"] = time.perf_counter() - start
                 start = time.perf_counter()
-                features = self.features(images_B3HW)
+                features = self.learner.features(images_B3HW)
                 synchronize()
                 spent["encoder"] = time.perf_counter() - start
                 start = time.perf_counter()

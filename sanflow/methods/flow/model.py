@@ -111,10 +111,16 @@ class AnomalyFlow(nn.Module):
         Returns:
             Scalar loss and its terms by name (detached). Nothing waits for the device.
         """
-        features_NC, condition_MP = self.locations(features_BCHW)
-        height, width = features_BCHW.shape[-2:]
+        z_NC, log_det_N = self.latents(scale, features_BCHW)
+        return self.objective_of(z_NC, log_det_N, features_BCHW.shape[-2:], base, mask_B1HW)
+
+    def objective_of(
+        self, z_NC: Tensor, log_det_N: Tensor, grid: Sequence[int], base: Base, mask_B1HW: Tensor | None
+    ) -> tuple[Tensor, Terms]:
+        """Compute the loss of one scale from `model.latents(scale, features)`, on a grid of rows and columns."""
+        height, width = grid
         abnormal_N = None if mask_B1HW is None else abnormal_locations(mask_B1HW, height, width)
-        return self.objective_at(scale, features_NC, condition_MP, base.at_grid(height, width).flatten(), abnormal_N)
+        return self._loss(z_NC, log_det_N, base.at_grid(height, width).flatten(), abnormal_N)
 
     def objective_at(
         self, scale: int, features_NC: Tensor, condition_MP: Tensor, base: Base, abnormal_N: Tensor | None = None
@@ -129,6 +135,9 @@ class AnomalyFlow(nn.Module):
             abnormal_N: True at synthetic anomalies; None if the experiment has none.
         """
         z_NC, log_det_N = self.flows[scale](features_NC, condition_MP)
+        return self._loss(z_NC, log_det_N, base, abnormal_N)
+
+    def _loss(self, z_NC: Tensor, log_det_N: Tensor, base: Base, abnormal_N: Tensor | None) -> tuple[Tensor, Terms]:
         objective_N, terms = location_objective(z_NC, log_det_N, base, abnormal_N, self.abnormal_mean)
         return loss_of(objective_N, z_NC.shape[1]), terms
 

@@ -23,7 +23,6 @@ from sanflow.methods.flow.detector import FlowDetector, measure_constants
 from sanflow.methods.flow.schedule import learning_rate
 from sanflow.methods.flow.training.kept_epochs import KeptEpochs
 from sanflow.methods.flow.training.parts import build_parts
-from sanflow.methods.flow.training.pixels import prepare
 from sanflow.methods.flow.training.progress import Progress
 from sanflow.methods.flow.training.state import SaveClock, State, StateFolder, StateKey
 from sanflow.methods.flow.training.step import restore_optimizer, set_learning_rate, total_loss
@@ -88,8 +87,7 @@ class _Training:
                 set_learning_rate(parts.optimizer, rate)
 
                 with self.cost.phase("steps"):
-                    images_B3HW, mask_B1HW = prepare(batch, parts.anomalies, parts.encoder, device=self.device)
-                    losses = parts.train(batch.step, images_B3HW, mask_B1HW)
+                    losses = parts.learner(batch)
                     parts.means.add(losses)
                 self.step = batch.step + 1
 

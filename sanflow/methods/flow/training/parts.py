@@ -1,6 +1,6 @@
 """Build the parts of one training: encoder, batches, model, optimizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from sanflow.methods.fit import encoder_of
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batches
-from sanflow.methods.flow.training.step import Guard, Means, Named, Stepper, image_stepper, make_optimizer
+from sanflow.methods.flow.training.learner import Learner
+from sanflow.methods.flow.training.step import Guard, Means, Stepper, make_optimizer
 from sanflow.methods.method import FitJob
 from sanflow.methods.validation import ValidationImages, validation_images
 
@@ -34,7 +35,7 @@ class Parts:
         batches: The batches by step.
         model: In training mode.
         stepper: Updates the model; it holds the optimizer and the guard.
-        train: Trains the batch of a step, given its prepared images and mask.
+        learner: Trains a batch.
         means: Means over the batches of the current epoch.
         validation: Held-out parts that choose the epoch; None if the last one is reported.
         steps_per_epoch: Batches of an epoch, all its passes together.
@@ -47,7 +48,7 @@ class Parts:
     batches: Batches
     model: AnomalyFlow
     stepper: Stepper
-    train: Callable[[int, Tensor, Tensor | None], Named]
+    learner: Learner
     means: Means
     validation: ValidationImages | None
     steps_per_epoch: int
@@ -120,7 +121,7 @@ def build_parts(job: FitJob, device: torch.device, precision: Any, feature_scale
         batches=batches,
         model=model,
         stepper=stepper,
-        train=image_stepper(stepper, encoder),
+        learner=Learner(encoder, anomalies, stepper),
         means=Means(),
         validation=None if choosing is None else validation_images(choosing, size, job.seed, cache=job.cache),
         steps_per_epoch=steps_per_epoch,

@@ -5,40 +5,42 @@ A step is about 2,500 kernels for a WideResNet-50-2; launched one by one they ta
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-Tensors = dict[str, Tensor]
 Result = TypeVar("Result")
 
 # Calls before the capture, in which libraries choose their kernels and the optimizer makes its moments.
 EAGER_CALLS = 2
 
 
-class Replayed:
+class Replayed(Generic[Result]):
     """A function of tensors on a GPU: run as it is in the first calls, then captured once and replayed.
 
     The function must do the same work in each call, read nothing back from the GPU, and change tensors in place, never
     exchange them. If it cannot be captured, a warning says so and it goes on being run as it is, with the same result.
 
     Arguments:
-        function: Takes tensors, or None, and returns tensors by name.
+        function: Takes tensors, or None, and returns tensors in any structure.
         what: Names it in the warning.
+
+    Attributes:
+        has_read: The event on the GPU after which the inputs of the last call are not needed any more.
     """
 
-    def __init__(self, function: Callable[..., Tensors], what: str) -> None:
+    def __init__(self, function: Callable[..., Result], what: str) -> None:
         self._function, self._what = function, what
-        self._stream = torch.cuda.Stream()
+        self._stream, self.has_read = torch.cuda.Stream(), torch.cuda.Event()
         self._calls, self._can_capture = 0, True
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor | None] = []
-        self._outputs: Tensors = {}
+        self._outputs: Result
 
-    def __call__(self, *inputs: Tensor | None) -> Tensors:
+    def __call__(self, *inputs: Tensor | None) -> Result:
         """Run the function.
 
         Arguments:
@@ -51,14 +53,17 @@ class Replayed:
         if self._graph is None and self._calls > EAGER_CALLS and self._can_capture:
             self._capture(inputs)
         if self._graph is None:
-            return self._run(inputs)
+            outputs = self._run(inputs)
+            self.has_read.record()
+            return outputs
         for kept, given in zip(self._inputs, inputs, strict=True):
             if kept is not None and given is not None:
                 kept.copy_(given, non_blocking=True)
+        self.has_read.record()
         self._graph.replay()
         return self._outputs
 
-    def _run(self, inputs: tuple[Tensor | None, ...]) -> Tensors:
+    def _run(self, inputs: tuple[Tensor | None, ...]) -> Result:
         # Beside the default stream, as a capture is: a gradient's buffers remember the stream of their first use.
         present = torch.cuda.current_stream()
         self._stream.wait_stream(present)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from sanflow.device import Precision, autocast, tf32
-from sanflow.encoders import Encoder
 from sanflow.methods.flow.distributions import UnitVariance
 from sanflow.methods.flow.losses import Terms
 from sanflow.methods.flow.model import AnomalyFlow
@@ -90,9 +89,9 @@ class Stepper:
     def __post_init__(self) -> None:
         self._parameters = list(self.model.parameters())
         n_scales = len(self.model.flows)
-        # Most kernels of a scale do not fill a GPU, so the scales of a joint step run beside each other. The backward
-        # pass uses the streams of the forward pass.
-        self._streams = [torch.cuda.Stream() for _ in range(n_scales)] if self.cuda_graphs else []
+        # Most kernels do not fill a GPU, so base and flows run beside each other. A backward pass uses the streams of
+        # its forward pass.
+        self._streams = [torch.cuda.Stream() for _ in range(1 + n_scales)] if self.cuda_graphs else []
         self._chunk_steps: list[Callable[..., Named]] = [partial(self._chunk_step, scale) for scale in range(n_scales)]
         if self.cuda_graphs and self.locations_per_step is not None:
             self._chunk_steps = [Replayed(step, "A step over some locations") for step in self._chunk_steps]
@@ -120,11 +119,17 @@ class Stepper:
 
     def _per_scale(self, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
         values: Named = {}
+        latents = None
+        if self._streams:
+            # A scale's step leaves the other flows as they are. On a CPU they take turns, which needs less memory.
+            with autocast(self.precision, images_B3HW.device):
+                latents = side_by_side(self._flows(features), self._streams[1:])
         for scale, features_BCHW in enumerate(features):
             # As released, the statistics network sees the batch once for each scale, its weights moved in between.
             with autocast(self.precision, images_B3HW.device):
                 base = self.model.base_for(images_B3HW, features_BCHW)
-                loss, terms = self.model.objective(scale, features_BCHW, base, mask_B1HW)
+                z_NC, log_det_N = self.model.latents(scale, features_BCHW) if latents is None else latents[scale]
+                loss, terms = self.model.objective_of(z_NC, log_det_N, features_BCHW.shape[-2:], base, mask_B1HW)
             self._descend(loss)
             values |= _named(scale, loss, terms)
         return values
@@ -132,17 +137,21 @@ class Stepper:
     def _joint(self, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
         values: Named = {}
         total = torch.zeros((), device=images_B3HW.device, dtype=images_B3HW.dtype)
+        make_base: Callable[[], Any] = partial(self.model.base_for, images_B3HW, *features)
         with autocast(self.precision, images_B3HW.device):
-            base = self.model.base_for(images_B3HW, *features)
-            calls = [
-                partial(self.model.objective, scale, features_BCHW, base, mask_B1HW)
-                for scale, features_BCHW in enumerate(features)
+            base, *latents = side_by_side([make_base, *self._flows(features)], self._streams)
+            objectives = [
+                partial(self.model.objective_of, z_NC, log_det_N, features_BCHW.shape[-2:], base, mask_B1HW)
+                for (z_NC, log_det_N), features_BCHW in zip(latents, features, strict=True)
             ]
-            for scale, (loss, terms) in enumerate(side_by_side(calls, self._streams)):
+            for scale, (loss, terms) in enumerate(side_by_side(objectives, self._streams[1:])):
                 total = total + loss
                 values |= _named(scale, loss, terms)
         self._descend(total)
         return values
+
+    def _flows(self, features: Sequence[Tensor]) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+        return [partial(self.model.latents, scale, features_BCHW) for scale, features_BCHW in enumerate(features)]
 
     def _in_chunks(self, step: int, features: Sequence[Tensor], chunk: int) -> Named:
         values: Named = {}
@@ -186,21 +195,6 @@ class Stepper:
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
         self.guard.note(bad)
-
-
-def image_stepper(stepper: Stepper, encoder: Encoder) -> Callable[[int, Tensor, Tensor | None], Named]:
-    """Return a function of step, images and mask that trains a batch from images, as one CUDA graph if wanted."""
-
-    def train(step: int, images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
-        with autocast(stepper.precision, images_B3HW.device):
-            features = encoder(images_B3HW)
-        return stepper(step, features, images_B3HW, mask_B1HW)
-
-    # Chunks depend on the step; each of them is a graph.
-    if not stepper.cuda_graphs or stepper.locations_per_step is not None:
-        return train
-    replayed = Replayed(partial(train, 0), "A training step")
-    return lambda _, images_B3HW, mask_B1HW: replayed(images_B3HW, mask_B1HW)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:

@@ -16,19 +16,20 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sanflow.bench.plain_training import PlainTraining
 from sanflow.device import autocast, placed, repeatable
 from sanflow.encoders import Encoder, build_encoder
 from sanflow.methods.flow.coupling_flow import position_condition
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batch, Batches
+from sanflow.methods.flow.training.learner import Learner
 from sanflow.methods.flow.training.pixels import prepare
 from sanflow.methods.flow.training.replay import EAGER_CALLS, Replayed
 from sanflow.methods.flow.training.step import (
     Guard,
     Means,
     Stepper,
-    image_stepper,
     make_optimizer,
     set_learning_rate,
 )
@@ -43,6 +44,12 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: to
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     return placed(build_encoder("timm/resnet18.tv_in1k", weights="random"), torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _autograd_without_threads():
+    """Let autograd see that there is no GPU. Fakes pretend one, for which it would start threads, and no fork works."""
+    torch.zeros(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)
@@ -84,14 +91,18 @@ def with_plain_rate(stepper: Stepper) -> Stepper:
     return stepper
 
 
-def anomalies_and_batch() -> tuple[SyntheticAnomalies, Batch]:
-    """A batch with anomalies of every kind, rotated."""
+def anomalies_and_batches() -> tuple[SyntheticAnomalies, Batches]:
     anomalies = SyntheticAnomalies(SIZE, 8, seed=0)
     random = np.random.RandomState(0)
     images, foreign = (
         random.randint(0, 256, size=(8, *size, 3)).astype(np.uint8) for size in (SIZE, anomalies.foreign_size)
     )
-    batches = Batches(images, foreign, batch_size=8, seed=0, anomalies=anomalies, rotation_degrees=5.0)
+    return anomalies, Batches(images, foreign, batch_size=8, seed=0, anomalies=anomalies, rotation_degrees=5.0)
+
+
+def anomalies_and_batch() -> tuple[SyntheticAnomalies, Batch]:
+    """A batch with anomalies of every kind, rotated."""
+    anomalies, batches = anomalies_and_batches()
     batch = next(
         batch for batch in map(batches.batch, range(50)) if batch.drawing and set(batch.drawing.kinds) == {0, 1, 2, 3}
     )
@@ -188,6 +199,15 @@ def test_scores_stay_on_the_gpu(encoder, precision):
         assert found.variance_Bhw.device == found.latents_NC.device == GPU
 
 
+def test_the_plain_training_stays_on_the_gpu():
+    plain = PlainTraining([6, 9], position_channels=8, blocks=2)
+    with FakeTensorMode(allow_non_fake_inputs=True), NoCopyToHost():
+        moved(plain.flows)
+        moved(plain.network)
+        images, mask = torch.empty(2, 3, 32, 32, device=GPU), torch.empty(2, 1, 32, 32, device=GPU)
+        assert plain.loss(1, torch.empty(2, 9, 4, 4, device=GPU), images, mask).device == GPU
+
+
 @pytest.fixture
 def stand_ins(monkeypatch):
     """Streams and graphs that need no GPU; the names of what is called."""
@@ -198,10 +218,15 @@ def stand_ins(monkeypatch):
         called.append("capture")
         yield
 
+    class Event:
+        def record(self):
+            called.append("read")
+
     class Stream:
         def wait_stream(self, other):
             called.append("wait")
 
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -226,7 +251,8 @@ def test_the_first_calls_run_as_they_are_and_the_others_are_replayed(stand_ins, 
     found = [replayed(torch.tensor([float(number)]), None)["twice"].item() for number in range(5)]
     assert found == [0, 2, 4, 6, 8]
     assert len(kept) == EAGER_CALLS + 1  # the last one is the capture
-    assert [name for name in stand_ins if name != "wait"] == ["capture", *["replay"] * (5 - EAGER_CALLS)]
+    read_then_replay = ["read", "replay"] * (5 - EAGER_CALLS)
+    assert [name for name in stand_ins if name != "wait"] == [*["read"] * EAGER_CALLS, "capture", *read_then_replay]
     assert stand_ins.count("wait") == 2 * EAGER_CALLS
 
 
@@ -277,20 +303,21 @@ def test_a_real_gpus_losses_are_the_processors(encoder, update):
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-def train_from_images(encoder: Encoder, cuda_graphs: bool, steps: int = 6, **settings) -> tuple[list[float], dict]:
-    """Losses and weights after a few steps from images on a real GPU."""
-    anomalies, batch = anomalies_and_batch()
+def train_batches(encoder: Encoder, cuda_graphs: bool, **settings) -> tuple[list[float], dict]:
+    """Losses and weights after a few batches on a real GPU, each with another learning rate."""
+    anomalies, batches = anomalies_and_batches()
     in_chunks = "locations_per_step" in settings
     network = placed(copy.deepcopy(encoder), GPU)
     model = placed(small_model(encoder, "fixed" if in_chunks else "predicted"), GPU)
     stepper = stepper_of(model, GPU, cuda_graphs=cuda_graphs, **settings)
-    train = image_stepper(stepper, network)
-    losses = []
-    for step in range(steps):
+    learner = Learner(network, None if in_chunks else anomalies, stepper)
+    means, losses = Means(), []
+    for step in range(12):
         set_learning_rate(stepper.optimizer, 1e-3 / (1 + step))
-        images, mask = prepare(batch, anomalies, network, device=GPU)
-        told = train(step, images, None if in_chunks else mask)
-        losses += [float(value) for value in told.values()]
+        means.add(learner(batches.batch(step)))
+        if step % 4 == 3:  # otherwise nothing waits, as in a training
+            losses += means.read().values()
+            means.clear()
     assert float(stepper.guard.skipped) == 0
     return losses, {name: value.cpu() for name, value in model.state_dict().items()}
 
@@ -310,23 +337,24 @@ def train_from_images(encoder: Encoder, cuda_graphs: bool, steps: int = 6, **set
 )
 def test_replayed_steps_are_those_of_the_kernels_one_by_one(encoder, settings):
     with repeatable():
-        losses, weights = train_from_images(encoder, cuda_graphs=False, **settings)
-        replayed_losses, replayed_weights = train_from_images(encoder, cuda_graphs=True, **settings)
+        losses, weights = train_batches(encoder, cuda_graphs=False, **settings)
+        replayed_losses, replayed_weights = train_batches(encoder, cuda_graphs=True, **settings)
     assert replayed_losses == losses
     assert all(torch.equal(replayed_weights[name], value) for name, value in weights.items())
 
 
 @needs_gpu
-def test_replayed_steps_skip_a_bad_batch_and_count_it(encoder):
-    anomalies, batch = anomalies_and_batch()
+def test_replayed_steps_skip_a_bad_batch_and_count_it(encoder, monkeypatch):
+    _, batches = anomalies_and_batches()
     network, model = placed(copy.deepcopy(encoder), GPU), placed(small_model(encoder), GPU)
     stepper = stepper_of(model, GPU, cuda_graphs=True)
-    train = image_stepper(stepper, network)
-    images, mask = prepare(batch, anomalies, network, device=GPU)
+    learner = Learner(network, None, stepper)
     for step in range(4):
-        train(step, images, mask)
+        learner(batches.batch(step))
     before = {name: value.clone() for name, value in model.named_parameters()}
-    train(4, images * float("nan"), mask)
+    clean = network.normalise
+    monkeypatch.setattr(network, "normalise", lambda images_B3HW: clean(images_B3HW) * float("nan"))
+    learner(batches.batch(4))
     assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
     assert (float(stepper.guard.skipped), float(stepper.guard.consecutive)) == (1, 1)
 
