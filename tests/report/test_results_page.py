@@ -201,3 +201,20 @@ def test_the_committed_page_is_what_its_files_give(root):
     if not (root / "docs/results").exists():
         pytest.skip("no results are committed yet")
     check_page(root / "docs/results.md")
+
+
+def rows_of_first_table(text):
+    lines = [line for line in text.partition("\n|")[2].partition("\n\n")[0].splitlines() if line]
+    head, _, *rows = ([cell.strip().strip("*") for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_the_readmes_first_table_is_from_the_page(root):
+    if not (root / "docs/results").exists():
+        pytest.skip("no results are committed yet")
+    page = sections((root / "docs/results.md").read_text("utf-8"))["Every run with its intervals"]
+    recorded = {row["Experiment"]: row for row in rows_of_first_table(page)}
+    shown = rows_of_first_table((root / "README.md").read_text("utf-8"))
+    assert len(shown) >= 5
+    for row in shown:
+        assert row == {name: recorded[row["Experiment"]][name] for name in row}
