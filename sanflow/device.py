@@ -14,7 +14,7 @@ from sanflow.errors import ConfigError, DeviceError
 
 logger = logging.getLogger(__name__)
 
-# The layout in which convolutions are fastest, on GPUs and CPUs alike; networks and images are brought into it.
+# The layout in which convolutions are fastest (but for fp32 on a GPU); networks and images are brought into it.
 MEMORY_FORMAT = torch.channels_last
 
 Precision = Literal["fp32", "tf32", "bf16"]

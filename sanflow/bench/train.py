@@ -27,6 +27,7 @@ from sanflow.methods.flow.settings import SanflowExperiment
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batch, Batches
 from sanflow.methods.flow.training.learner import Learner
+from sanflow.methods.flow.training.replay import uses_cuda_graphs
 from sanflow.methods.flow.training.step import Guard, Stepper, make_optimizer, set_learning_rate
 
 N_IMAGES = 16
@@ -161,7 +162,7 @@ class TrainingWork:
         optimizer = make_optimizer(model)
         set_learning_rate(optimizer, experiment.learning_rate)
         precision = usable_precision(experiment.precision, device)
-        cuda_graphs = cuda_graphs and device.type == "cuda"
+        cuda_graphs = cuda_graphs and uses_cuda_graphs(device)
         stepper = Stepper(model, optimizer, Guard(device), experiment.update, precision, cuda_graphs=cuda_graphs)
         anomalies = SyntheticAnomalies(size, N_IMAGES, seed=0)
         random = np.random.RandomState(0)

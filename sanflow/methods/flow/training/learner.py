@@ -27,17 +27,21 @@ class Learner:
         self._encoder, self._anomalies, self._stepper = encoder, anomalies, stepper
         self._device = next(stepper.model.parameters()).device
         self._replayed: Replayed[Named] | None = None
-        # Chunks depend on the step; each of them is a graph.
+        # Chunks depend on the step; the stepper has a graph for those of a scale.
         if stepper.cuda_graphs and stepper.locations_per_step is None:
             self._stream = torch.cuda.Stream()
-            self._replayed_features = Replayed(self.features, "The encoder")
-            self._replayed = Replayed(self._update, "A training step")
+            self._stream.wait_stream(torch.cuda.current_stream())  # which moved the encoder to the GPU
+            self._replayed_features = Replayed(self.features, "the encoder")
+            self._replayed = Replayed(self._update, "a training step")
 
     def __call__(self, batch: Batch) -> Named:
         """Train a batch.
 
         Returns:
             What the stepper tells; the next call may write over it.
+
+        Raises:
+            DeviceError: If a step cannot be captured as a CUDA graph.
         """
         if self._replayed is None:
             return self.one_by_one(batch)
@@ -50,7 +54,7 @@ class Learner:
         return self._replayed(images_B3HW, mask_B1HW, *features)
 
     def one_by_one(self, batch: Batch) -> Named:
-        """Train a batch, one operation after the other."""
+        """Train a batch without graphs of encoder and step, and nothing ahead."""
         images_B3HW, mask_B1HW = self.images(batch)
         return self._stepper(batch.step, self.features(images_B3HW), images_B3HW, mask_B1HW)
 

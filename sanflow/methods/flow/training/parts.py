@@ -17,6 +17,7 @@ from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batches
 from sanflow.methods.flow.training.learner import Learner
+from sanflow.methods.flow.training.replay import uses_cuda_graphs
 from sanflow.methods.flow.training.step import Guard, Means, Stepper, make_optimizer
 from sanflow.methods.method import FitJob
 from sanflow.methods.validation import ValidationImages, validation_images
@@ -110,7 +111,7 @@ def build_parts(job: FitJob, device: torch.device, precision: Any, feature_scale
         experiment.gradient_clip,
         experiment.locations_per_step,
         job.seed,
-        cuda_graphs=device.type == "cuda",
+        cuda_graphs=uses_cuda_graphs(device),
     )
     steps_per_epoch = batches.per_pass * experiment.passes_per_epoch
     choosing = job.choosing

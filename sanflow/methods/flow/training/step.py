@@ -73,7 +73,7 @@ class Stepper:
         gradient_clip: Largest norm of a step's gradient; None for any.
         locations_per_step: A step per so many shuffled locations of a scale; None for all in one.
         seed: Of the run, for the shuffling.
-        cuda_graphs: Replay the kernels of each chunk on a GPU as a CUDA graph.
+        cuda_graphs: On a GPU, replay chunks as CUDA graphs and run independent parts of a step beside each other.
     """
 
     model: AnomalyFlow
@@ -89,12 +89,12 @@ class Stepper:
     def __post_init__(self) -> None:
         self._parameters = list(self.model.parameters())
         n_scales = len(self.model.flows)
-        # Most kernels do not fill a GPU, so base and flows run beside each other. A backward pass uses the streams of
-        # its forward pass.
+        # For the base and the flows, because most of their kernels do not fill a GPU. A backward pass uses the streams
+        # of its forward pass.
         self._streams = [torch.cuda.Stream() for _ in range(1 + n_scales)] if self.cuda_graphs else []
         self._chunk_steps: list[Callable[..., Named]] = [partial(self._chunk_step, scale) for scale in range(n_scales)]
         if self.cuda_graphs and self.locations_per_step is not None:
-            self._chunk_steps = [Replayed(step, "A step over some locations") for step in self._chunk_steps]
+            self._chunk_steps = [Replayed(step, "a step over some locations") for step in self._chunk_steps]
 
     def __call__(self, step: int, features: Sequence[Tensor], images_B3HW: Tensor, mask_B1HW: Tensor | None) -> Named:
         """Train one batch.
@@ -151,7 +151,9 @@ class Stepper:
         return values
 
     def _flows(self, features: Sequence[Tensor]) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-        return [partial(self.model.latents, scale, features_BCHW) for scale, features_BCHW in enumerate(features)]
+        # Before streams part: two scales of one grid share their position code.
+        locations = [self.model.locations(features_BCHW) for features_BCHW in features]
+        return [partial(self.model.flows[scale], *found) for scale, found in enumerate(locations)]
 
     def _in_chunks(self, step: int, features: Sequence[Tensor], chunk: int) -> Named:
         values: Named = {}

@@ -19,13 +19,14 @@ from torch.utils._pytree import tree_leaves
 from sanflow.bench.plain_training import PlainTraining
 from sanflow.device import autocast, placed, repeatable
 from sanflow.encoders import Encoder, build_encoder
+from sanflow.errors import DeviceError
 from sanflow.methods.flow.coupling_flow import position_condition
 from sanflow.methods.flow.model import AnomalyFlow
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
 from sanflow.methods.flow.training.batches import Batch, Batches
 from sanflow.methods.flow.training.learner import Learner
 from sanflow.methods.flow.training.pixels import prepare
-from sanflow.methods.flow.training.replay import EAGER_CALLS, Replayed
+from sanflow.methods.flow.training.replay import EAGER_CALLS, SWITCH, Replayed, uses_cuda_graphs
 from sanflow.methods.flow.training.step import (
     Guard,
     Means,
@@ -256,24 +257,47 @@ def test_the_first_calls_run_as_they_are_and_the_others_are_replayed(stand_ins, 
     assert stand_ins.count("wait") == 2 * EAGER_CALLS
 
 
-def test_a_failed_capture_is_told_once(stand_ins, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("fault", "told", "message"),
+    [
+        (
+            RuntimeError("operation not permitted\nmore"),
+            DeviceError,
+            r"a step as a CUDA graph.*: operation not permitted\. ",
+        ),
+        (torch.OutOfMemoryError("3 GB more"), torch.OutOfMemoryError, "3 GB more"),
+    ],
+)
+def test_a_failed_capture_ends_with_its_reason(stand_ins, monkeypatch, fault, told, message):
+    @contextlib.contextmanager
+    def capture(graph, **_):
+        try:
+            yield
+        finally:
+            raise RuntimeError("capture_end failed")
+
     calls = []
 
-    def capture(graph, **_):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-    def count(value: Tensor) -> dict[str, Tensor]:
+    def fails_at_last(value: Tensor) -> Tensor:
         calls.append(value)
-        return {"number": torch.tensor(len(calls))}
+        if len(calls) > EAGER_CALLS:
+            raise fault
+        return value
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    replayed = Replayed(count, "Counting")
-    assert [replayed(torch.zeros(1))["number"].item() for _ in range(5)] == [1, 2, 3, 4, 5]
-    assert [record.message for record in caplog.records] == [
-        "Counting cannot be captured as a CUDA graph, so it runs slower: "
-        "operation not permitted when stream is capturing"
-    ]
+    replayed = Replayed(fails_at_last, "a step")
+    for _ in range(EAGER_CALLS):
+        replayed(torch.zeros(1))
+    with pytest.raises(told, match=message):
+        replayed(torch.zeros(1))
+
+
+def test_graphs_are_for_gpus_and_can_be_turned_off(monkeypatch):
+    monkeypatch.delenv(SWITCH, raising=False)
+    assert (uses_cuda_graphs(GPU), uses_cuda_graphs(torch.device("cpu"))) == (True, False)
+    monkeypatch.setenv(SWITCH, "0")
+    assert not uses_cuda_graphs(GPU)
 
 
 def test_the_fakes_see_a_copy_to_the_host():
@@ -360,21 +384,6 @@ def test_replayed_steps_skip_a_bad_batch_and_count_it(encoder, monkeypatch):
 
 
 @needs_gpu
-def test_what_cannot_be_captured_runs_as_it_is(caplog):
-    total = torch.zeros((), device=GPU)
-
-    def adds_and_reads(value: Tensor) -> dict[str, Tensor]:
-        total.add_(value)
-        return {"sum": total * float(total)}  # waits for the GPU
-
-    add = Replayed(adds_and_reads, "An addition")
-    for number in range(1, 5):
-        add(torch.tensor(float(number), device=GPU))
-    assert float(total) == 1 + 2 + 3 + 4
-    assert caplog.text.count("An addition cannot be captured as a CUDA graph, so it runs slower:") == 1
-
-
-@needs_gpu
 def test_a_real_gpu_gives_the_same_weights_twice(tmp_path):
     train = SmallTraining(tmp_path)
     first, second = (
@@ -411,3 +420,13 @@ def test_a_real_gpus_scores_are_the_processors(tmp_path, precision):
     of_gpu, of_cpu = (score(checkpoint, train.index, device=device)[0] for device in ("cuda", "cpu"))
     for name, grid in of_cpu.grids.items():
         assert of_gpu.grids[name] == pytest.approx(grid, rel=1e-4 if precision == "fp32" else 0.05)
+
+
+@needs_gpu
+def test_what_cannot_be_captured_on_a_real_gpu_is_an_error():
+    total = torch.zeros((), device=GPU)
+    add = Replayed(lambda value: value * float(total.add_(value)), "an addition")  # waits for the GPU
+    for number in range(EAGER_CALLS):
+        assert float(add(torch.ones((), device=GPU))) == number + 1
+    with pytest.raises(DeviceError, match="Expected to capture an addition as a CUDA graph"):
+        add(torch.ones((), device=GPU))
