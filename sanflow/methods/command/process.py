@@ -15,7 +15,7 @@ import psutil
 from sanflow.errors import ToolError
 from sanflow.methods.signals import StopSignals
 
-LOOK_SECONDS = 0.2
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.01, 0.2
 GRACE_SECONDS = 10.0
 SHOWN_LINES = 15
 KEPT_CHARACTERS = 8000
@@ -34,8 +34,8 @@ def run(arguments: Sequence[str], timeout: float | None = None) -> tuple[float, 
 
     Returns:
         Seconds of wall time, and peak memory in bytes: the largest sum of the resident memory of the command's
-        processes, measured five times a second. GPU memory is not counted. A page that processes share is counted once
-        for each of them.
+        processes, measured five times a second, in the first more often. GPU memory is not counted. A page that
+        processes share is counted once for each of them.
 
     Raises:
         ToolError: If there is no such program, it exits with a code other than 0, or it does not end in time.
@@ -55,8 +55,10 @@ def run(arguments: Sequence[str], timeout: float | None = None) -> tuple[float, 
                         f"Raise `timeout` or make it faster. {last.shown()}"
                     )
                 peak = max(peak, _memory(process.pid))
+                # Soon after the start, or a short command would be measured before it has done anything.
+                pause = min(LOOK_SECONDS, FIRST_LOOK_SECONDS + (time.monotonic() - start) / 4)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(LOOK_SECONDS)
+                    process.wait(pause)
         finally:
             _end(process)
             copying.join(GRACE_SECONDS)
