@@ -38,7 +38,7 @@ class Learner:
         """Train a batch.
 
         Returns:
-            What the stepper tells; the next call may write over it.
+            Losses and terms of each scale, as `Stepper` returns them; the next call may overwrite them.
 
         Raises:
             DeviceError: If a step cannot be captured as a CUDA graph.

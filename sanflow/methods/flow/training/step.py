@@ -167,12 +167,12 @@ class Stepper:
                 continue
             shuffled_NC = features_NC[order_N[:n_shuffled]]
             codes_NP = condition_MP[order_N[:n_shuffled] % n_cells]
-            told: Named = {}
+            named: Named = {}
             stacked: list[Tensor] = []
             for chunk_NC, code_NP in zip(shuffled_NC.split(chunk), codes_NP.split(chunk), strict=True):
-                told = self._chunk_steps[scale](chunk_NC, code_NP)
-                stacked.append(torch.stack(list(told.values())))
-            values |= dict(zip(told, torch.stack(stacked).mean(dim=0), strict=True))
+                named = self._chunk_steps[scale](chunk_NC, code_NP)
+                stacked.append(torch.stack(list(named.values())))
+            values |= dict(zip(named, torch.stack(stacked).mean(dim=0), strict=True))
         return values
 
     def _chunk_step(self, scale: int, chunk_NC: Tensor, code_NP: Tensor) -> Named:

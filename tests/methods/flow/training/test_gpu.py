@@ -258,7 +258,7 @@ def test_the_first_calls_run_as_they_are_and_the_others_are_replayed(stand_ins, 
 
 
 @pytest.mark.parametrize(
-    ("fault", "told", "message"),
+    ("fault", "raised", "message"),
     [
         (
             RuntimeError("operation not permitted\nmore"),
@@ -268,7 +268,7 @@ def test_the_first_calls_run_as_they_are_and_the_others_are_replayed(stand_ins, 
         (torch.OutOfMemoryError("3 GB more"), torch.OutOfMemoryError, "3 GB more"),
     ],
 )
-def test_a_failed_capture_ends_with_its_reason(stand_ins, monkeypatch, fault, told, message):
+def test_a_failed_capture_ends_with_its_reason(stand_ins, monkeypatch, fault, raised, message):
     @contextlib.contextmanager
     def capture(graph, **_):
         try:
@@ -289,7 +289,7 @@ def test_a_failed_capture_ends_with_its_reason(stand_ins, monkeypatch, fault, to
     replayed = Replayed(fails_at_last, "a step")
     for _ in range(EAGER_CALLS):
         replayed(torch.zeros(1))
-    with pytest.raises(told, match=message):
+    with pytest.raises(raised, match=message):
         replayed(torch.zeros(1))
 
 
