@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
 from sanflow.encoders import build_encoder
 from sanflow.encoders.networks import seeded_weights
+from sanflow.encoders.reflect import mirrored
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +87,24 @@ def test_equal_to_torchvision_padded_by_reflection(architecture: str, tmp_path) 
 
 def test_only_convolutions_larger_than_one_pixel_reflect() -> None:
     encoder = build_encoder("timm/resnet50.tv_in1k", weights="random")
-    modes = {(layer.kernel_size, layer.padding_mode) for layer in encoder.modules() if isinstance(layer, nn.Conv2d)}
-    assert modes == {((7, 7), "reflect"), ((3, 3), "reflect"), ((1, 1), "zeros")}
+    shapes = {}
+    for layer in encoder.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.padding == (0, 0)
+            # A border of 1 around 0: a reflection adds what is next to the border.
+            inputs = torch.ones(1, layer.in_channels, 9, 9)
+            inputs[..., 1:-1, 1:-1] = 0
+            seen = []
+            handle = layer.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+            layer(inputs)
+            handle.remove()
+            shapes[layer.kernel_size] = (seen[0].shape[-1] - 9, seen[0][0, 0, 0, 0].item())
+    assert shapes == {(7, 7): (6, 0.0), (3, 3): (2, 0.0), (1, 1): (0, 1.0)}
     pools = [layer for layer in encoder.modules() if isinstance(layer, nn.MaxPool2d)]
     assert [(pool.kernel_size, pool.padding) for pool in pools] == [(3, 1)]
+
+
+@pytest.mark.parametrize(("size", "side"), [(7, 3), (4, 3), (5, 0), (2, 1)])
+def test_the_places_of_a_reflection(size: int, side: int) -> None:
+    values = torch.rand(1, 1, size)
+    assert torch.equal(values[..., mirrored(size, side, values.device)], F.pad(values, (side, side), mode="reflect"))

@@ -269,6 +269,10 @@ class IndexPermutation(nn.Module):
         """Undo `forward`."""
         return _Gather.apply(x_NC, self.inverse_order, self.order)
 
+    def mix_into(self, out_CN: Tensor, x_CN: Tensor, inverse: bool = False) -> None:
+        """Write the result of `forward`, or of `inverse`, channels first and without a gradient."""
+        torch.index_select(x_CN, 0, self.inverse_order if inverse else self.order, out=out_CN)
+
     @staticmethod
     def _invert(module: "IndexPermutation", _: Any) -> None:
         module.inverse_order = module.order.argsort()
@@ -319,6 +323,11 @@ class Rotation(nn.Module):
     def inverse(self, x_NC: Tensor) -> Tensor:
         """Rotate back."""
         return self._multiply(x_NC, self.matrix.T)
+
+    def mix_into(self, out_CN: Tensor, x_CN: Tensor, inverse: bool = False) -> None:
+        """Write the result of `forward`, or of `inverse`, channels first and without a gradient."""
+        with autocast("fp32", x_CN.device):
+            torch.mm(self.matrix.T if inverse else self.matrix, x_CN, out=out_CN)
 
     def _multiply(self, x_NC: Tensor, matrix: Tensor) -> Tensor:
         # Full precision under autocast as well: in half precision or TF32 it would not be invertible any more.

@@ -3,8 +3,11 @@ r"""Compute a whole flow and its gradient in few operations, where calls take ab
 That is so for a chunk of 64 locations on a CPU, and on a GPU. The formulas are those of `CouplingBlock`; the gradients
 are written by hand. A test compares both with autograd.
 
-Shapes: L blocks, N locations, M positions that N is a multiple of, C channels, P of the position code, H hidden units
-of a subnet; a block's channels are split into C1 and C2.
+Inside, channels come first: the parts that a block's channels are split into are then contiguous, and a permutation
+copies whole rows.
+
+Shapes: L blocks, N locations, M positions that N is a multiple of, C channels, F and S in the first and the second part
+of them, P of the position code, H hidden units of a subnet, O = 2 S outputs of it.
 """
 
 from collections.abc import Sequence
@@ -58,100 +61,124 @@ class _WholeFlow(torch.autograd.Function):
         condition_MP: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        n_blocks, n_rows = len(blocks), len(x_NC)
-        scales, offsets, *of_subnets = (
-            parameters[first : first + n_blocks] for first in range(0, len(parameters), n_blocks)
-        )
+        n_blocks, (n_rows, channels) = len(blocks), x_NC.shape
+        scales, offsets = parameters[:n_blocks], parameters[n_blocks : 2 * n_blocks]
+        of_subnets = _cast(parameters[2 * n_blocks :], products)
         features_weights, condition_weights, hidden_biases, output_weights, output_biases = (
-            [weight.to(products) for weight in kind] for kind in of_subnets
+            of_subnets[first : first + n_blocks] for first in range(0, len(of_subnets), n_blocks)
         )
-        condition_MP = condition_MP.to(products)
-        split = blocks[0].splits[0]
-        raw_LC = torch.stack(scales)
-        scale_LC = 0.1 * F.softplus(raw_LC, beta=0.5)
+        condition_PM = condition_MP.T.to(products)
+        split, repeats = blocks[0].splits[0], len(condition_MP) != n_rows
+        raw_LC1, offset_LC1 = torch.stack(scales)[..., None], torch.stack(offsets)[..., None]
+        scale_LC1 = 0.1 * F.softplus(raw_LC1, beta=0.5)
 
-        inputs, hidden = [], []
-        coupled_LNC = x_NC.new_empty(n_blocks, *x_NC.shape)
-        tanh_LNC2 = x_NC.new_empty(n_blocks, n_rows, x_NC.shape[1] - split)
-        exp_LNC2 = torch.empty_like(tanh_LNC2)
+        first_parts, hidden = [], []
+        # One more for the latents.
+        input_LCN = x_NC.new_empty(n_blocks + 1, channels, n_rows)
+        input_LCN[0] = x_NC.T
+        tanh_LSN = x_NC.new_empty(n_blocks, channels - split, n_rows)
+        exp_LSN, coupled_LSN = torch.empty_like(tanh_LSN), torch.empty_like(tanh_LSN)
         for i, block in enumerate(blocks):
-            x1, x2 = x_NC[:, :split], x_NC[:, split:]
-            of_condition_MH = torch.addmm(hidden_biases[i], condition_MP, condition_weights[i].T)
-            if len(condition_MP) == n_rows:
-                hidden_NH = of_condition_MH.addmm_(x1.to(products), features_weights[i].T).relu_()
+            x1, x2 = input_LCN[i, :split], input_LCN[i, split:]
+            first_parts.append(x1.to(products))
+            of_condition_HM = torch.addmm(hidden_biases[i][:, None], condition_weights[i], condition_PM)
+            if repeats:
+                hidden_HN = features_weights[i] @ first_parts[i]
+                hidden_HN.unflatten(1, (-1, len(condition_MP))).add_(of_condition_HM[:, None]).relu_()
             else:
-                hidden_NH = x1.to(products) @ features_weights[i].T
-                hidden_NH.unflatten(0, (-1, len(condition_MP))).add_(of_condition_MH).relu_()
-            scaled = torch.addmm(
-                output_biases[i], hidden_NH, output_weights[i].T, beta=COUPLING_SCALE, alpha=COUPLING_SCALE
+                hidden_HN = of_condition_HM.addmm_(features_weights[i], first_parts[i]).relu_()
+            hidden.append(hidden_HN)
+            scaled_ON = torch.addmm(
+                output_biases[i][:, None], output_weights[i], hidden_HN, beta=COUPLING_SCALE, alpha=COUPLING_SCALE
             )
-            raw_s, t = scaled.to(x_NC.dtype).chunk(2, dim=1)
-            torch.tanh(raw_s, out=tanh_LNC2[i])
-            torch.exp(CLAMP * tanh_LNC2[i], out=exp_LNC2[i])
-            coupled_LNC[i, :, :split] = x1
-            torch.addcmul(t, x2, exp_LNC2[i], out=coupled_LNC[i, :, split:])
-            inputs.append(x_NC)
-            hidden.append(hidden_NH)
-            x_NC = block.mixing(torch.addcmul(offsets[i], coupled_LNC[i], scale_LC[i]))
-        ctx.blocks, ctx.split = blocks, split
+            raw_s, t = scaled_ON.to(x_NC.dtype).chunk(2)
+            torch.tanh(raw_s, out=tanh_LSN[i])
+            torch.exp(CLAMP * tanh_LSN[i], out=exp_LSN[i])
+            torch.addcmul(t, x2, exp_LSN[i], out=coupled_LSN[i])
+            affine_CN = torch.empty_like(input_LCN[i])
+            for part, where in ((x1, slice(split)), (coupled_LSN[i], slice(split, None))):
+                torch.addcmul(offset_LC1[i, where], part, scale_LC1[i, where], out=affine_CN[where])
+            block.mixing.mix_into(input_LCN[i + 1], affine_CN)
+        ctx.blocks, ctx.split, ctx.repeats = blocks, split, repeats
         ctx.save_for_backward(
-            *(raw_LC, scale_LC, condition_MP, coupled_LNC, tanh_LNC2, exp_LNC2),
-            *(*inputs, *hidden, *features_weights, *condition_weights, *output_weights),
+            *(raw_LC1, scale_LC1, condition_PM, input_LCN, coupled_LSN, tanh_LSN, exp_LSN),
+            *(*first_parts, *hidden, *features_weights, *condition_weights, *output_weights),
         )
-        return x_NC, CLAMP * tanh_LNC2.sum(dim=(0, 2)) + scale_LC.log().sum()
+        return input_LCN[-1].T, CLAMP * tanh_LSN.sum(dim=(0, 1)) + scale_LC1.log().sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NC: Tensor, grad_N: Tensor) -> tuple[Any, ...]:
-        raw_LC, scale_LC, condition_MP, coupled_LNC, tanh_LNC2, exp_LNC2, *lists = ctx.saved_tensors
-        n_blocks, split, n_rows = len(ctx.blocks), ctx.split, len(grad_NC)
-        inputs, hidden, features_weights, condition_weights, output_weights = (
+        raw_LC1, scale_LC1, condition_PM, input_LCN, coupled_LSN, tanh_LSN, exp_LSN, *lists = ctx.saved_tensors
+        n_blocks, split = len(ctx.blocks), ctx.split
+        first_parts, hidden, features_weights, condition_weights, output_weights = (
             lists[first : first + n_blocks] for first in range(0, len(lists), n_blocks)
         )
-        precision, products = grad_NC.dtype, condition_MP.dtype
-        of_affine_LNC = torch.empty_like(coupled_LNC)
-        of_output_LNO = grad_NC.new_empty(n_blocks, n_rows, 2 * (grad_NC.shape[1] - split))
-        of_hidden_LNH = hidden[0].new_empty(n_blocks, *hidden[0].shape)
+        precision, grad_CN = grad_NC.dtype, grad_NC.T
+        of_affine_LCN = torch.empty_like(input_LCN[:-1])
+        of_output_LON = hidden[0].new_empty(n_blocks, 2 * coupled_LSN.shape[1], len(grad_NC))
+        of_hidden_LHN = hidden[0].new_empty(n_blocks, *hidden[0].shape)
         of_features_weights, of_condition_weights, of_output_weights = ([grad_NC] * n_blocks for _ in range(3))
-        of_condition_MP = torch.zeros_like(condition_MP) if ctx.needs_input_grad[3] else None
-        grad_N1 = grad_N[:, None]
+        of_condition_PM = torch.zeros_like(condition_PM) if ctx.needs_input_grad[3] else None
+        # What lies between the subnet's output and s: s = CLAMP tanh(COUPLING_SCALE output).
+        of_log_det_N = (CLAMP * COUPLING_SCALE) * grad_N
         for i in reversed(range(n_blocks)):
             # A mixing is orthogonal, so that its gradient is its inverse.
-            of_affine_LNC[i] = ctx.blocks[i].mixing.inverse(grad_NC)
-            of_coupled_NC = of_affine_LNC[i] * scale_LC[i]
-            of_t = of_coupled_NC[:, split:]
-            of_x2 = of_t * exp_LNC2[i]
-            of_s = torch.addcmul(grad_N1, of_x2, inputs[i][:, split:])
-            of_raw_s = torch.ops.aten.tanh_backward(of_s, tanh_LNC2[i]).mul_(CLAMP)
-            of_output_NO = torch.cat([of_raw_s, of_t], dim=1, out=of_output_LNO[i]).mul_(COUPLING_SCALE).to(products)
-            of_relu_NH = of_output_NO @ output_weights[i]
-            of_hidden_NH = of_hidden_LNH[i]
-            torch.ops.aten.threshold_backward.grad_input(of_relu_NH, hidden[i], 0, grad_input=of_hidden_NH)
-            of_hidden_MH = of_hidden_NH
-            if len(condition_MP) != n_rows:
-                of_hidden_MH = of_hidden_NH.unflatten(0, (-1, len(condition_MP))).sum(dim=0)
-            of_features_weights[i] = (of_hidden_NH.T @ inputs[i][:, :split].to(products)).to(precision)
-            of_condition_weights[i] = (of_hidden_MH.T @ condition_MP).to(precision)
-            of_output_weights[i] = (of_output_NO.T @ hidden[i]).to(precision)
-            if of_condition_MP is not None:
-                of_condition_MP.addmm_(of_hidden_MH, condition_weights[i])
+            ctx.blocks[i].mixing.mix_into(of_affine_LCN[i], grad_CN, inverse=True)
+            of_coupled_CN = of_affine_LCN[i] * scale_LC1[i]
+            of_t = of_coupled_CN[split:]
+            grad_CN = torch.empty_like(of_coupled_CN)
+            of_x2 = torch.mul(of_t, exp_LSN[i], out=grad_CN[split:])
+            of_s = torch.addcmul(of_log_det_N, of_x2, input_LCN[i, split:], value=CLAMP * COUPLING_SCALE)
+            of_raw_s, of_raw_t = of_output_LON[i].chunk(2)
+            torch.ops.aten.tanh_backward.grad_input(of_s, tanh_LSN[i], grad_input=of_raw_s)
+            torch.mul(of_t, COUPLING_SCALE, out=of_raw_t)
+            of_relu_HN = output_weights[i].T @ of_output_LON[i]
+            of_hidden_HN = of_hidden_LHN[i]
+            torch.ops.aten.threshold_backward.grad_input(of_relu_HN, hidden[i], 0, grad_input=of_hidden_HN)
+            of_hidden_HM = of_hidden_HN
+            if ctx.repeats:
+                of_hidden_HM = of_hidden_HN.unflatten(1, (-1, condition_PM.shape[1])).sum(dim=1)
+            of_features_weights[i] = _product(of_hidden_HN, first_parts[i].T, precision)
+            of_condition_weights[i] = _product(of_hidden_HM, condition_PM.T, precision)
+            of_output_weights[i] = _product(of_output_LON[i], hidden[i].T, precision)
+            if of_condition_PM is not None:
+                of_condition_PM.addmm_(condition_weights[i].T, of_hidden_HM)
             if i or ctx.needs_input_grad[2]:
-                if products == precision:
-                    of_x1 = torch.addmm(of_coupled_NC[:, :split], of_hidden_NH, features_weights[i])
-                else:
-                    of_x1 = of_coupled_NC[:, :split] + of_hidden_NH @ features_weights[i]
-                grad_NC = torch.cat([of_x1, of_x2], dim=1)
-        of_scale_LC = (of_affine_LNC * coupled_LNC).sum(dim=1).add_(grad_N.sum() / scale_LC)
+                of_x1 = _product(features_weights[i].T, of_hidden_HN, precision)
+                torch.add(of_coupled_CN[:split], of_x1, out=grad_CN[:split])
+        # The first part passes the coupling unchanged.
+        of_first_LFN, of_second_LSN = of_affine_LCN.tensor_split([split], dim=1)
+        of_scale_LC = torch.cat(
+            [(of_first_LFN * input_LCN[:-1, :split]).sum(dim=2), (of_second_LSN * coupled_LSN).sum(dim=2)], dim=1
+        )
+        of_scale_LC.add_(grad_N.sum() / scale_LC1[..., 0])
         # The derivative of 0.1 softplus(g; beta = 0.5).
-        of_raw_LC = of_scale_LC.mul_(torch.sigmoid(0.5 * raw_LC)).mul_(0.1)
+        of_raw_LC = of_scale_LC.mul_(torch.sigmoid(0.5 * raw_LC1[..., 0])).mul_(0.1)
         return (
-            *(None, None, grad_NC if ctx.needs_input_grad[2] else None),
-            None if of_condition_MP is None else of_condition_MP.to(precision),
+            *(None, None, grad_CN.T if ctx.needs_input_grad[2] else None),
+            None if of_condition_PM is None else of_condition_PM.T.to(precision),
             *of_raw_LC.unbind(),
-            *of_affine_LNC.sum(dim=1).unbind(),
+            *of_affine_LCN.sum(dim=2).unbind(),
             *of_features_weights,
             *of_condition_weights,
-            *of_hidden_LNH.sum(dim=1, dtype=precision).unbind(),
+            *of_hidden_LHN.sum(dim=2, dtype=precision).unbind(),
             *of_output_weights,
-            *of_output_LNO.sum(dim=1).unbind(),
+            *of_output_LON.sum(dim=2, dtype=precision).unbind(),
         )
+
+
+def _cast(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return the weights in another type, made in few kernels."""
+    if weights[0].dtype == dtype:
+        return list(weights)
+    cast = [torch.empty_like(weight, dtype=dtype) for weight in weights]
+    torch._foreach_copy_(cast, list(weights))
+    return cast
+
+
+def _product(left: Tensor, right: Tensor, precision: torch.dtype) -> Tensor:
+    """Return left @ right in `precision`, on a GPU as one kernel."""
+    if left.is_cuda and left.dtype != precision:
+        return torch.mm(left, right, out_dtype=precision)
+    return (left @ right).to(precision)

@@ -11,6 +11,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from sanflow.bench.plain_training import PlainTraining
 from sanflow.device import autocast, placed, repeatable
 from sanflow.encoders import Encoder, build_encoder
+from sanflow.encoders.reflect import mirrored, reflected
 from sanflow.errors import DeviceError
 from sanflow.methods.flow.coupling_flow import position_condition
 from sanflow.methods.flow.model import AnomalyFlow
@@ -54,11 +56,13 @@ def _autograd_without_threads():
 
 
 @pytest.fixture(autouse=True)
-def _no_fake_codes():
-    """A position code made in a fake mode has no numbers; it must not be there for the next test."""
+def _nothing_fake_is_kept():
+    """What is made in a fake mode has no numbers; it must not be there for the next test."""
     position_condition.cache_clear()
+    mirrored.cache_clear()
     yield
     position_condition.cache_clear()
+    mirrored.cache_clear()
 
 
 class NoCopyToHost(TorchDispatchMode):
@@ -381,6 +385,15 @@ def test_replayed_steps_skip_a_bad_batch_and_count_it(encoder, monkeypatch):
     learner(batches.batch(4))
     assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
     assert (float(stepper.guard.skipped), float(stepper.guard.consecutive)) == (1, 1)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 3), (0, 2)])
+def test_a_real_gpu_reflects_as_torch_does_and_keeps_the_layout(rows, columns):
+    features = torch.rand(2, 5, 6, 7, device=GPU).contiguous(memory_format=torch.channels_last)
+    padded = reflected(features, (rows, columns))
+    assert torch.equal(padded, F.pad(features, (columns, columns, rows, rows), mode="reflect"))
+    assert padded.is_contiguous(memory_format=torch.channels_last)
 
 
 @needs_gpu
