@@ -19,10 +19,12 @@ from sanflow.cli import predict as _predict
 from sanflow.cli import record as _record
 from sanflow.cli import results as _results
 from sanflow.cli import track as _track
-from sanflow.cli.threads import let_waiting_threads_sleep
+from sanflow.cores import load_torch
 from sanflow.errors import SanflowError
 from sanflow.memory import is_out_of_memory, out_of_memory
 
+# Commands that compute with torch. Others, such as `gpu-exec`, hand their environment on to a command of these.
+COMPUTING = ("bench", "calibrate", "export", "predict", "score", "submission", "train", "validate")
 EXIT_CODES = """Exit codes: 0 done · 1 a defect of sanflow (please report it) · 2 configuration or command line ·
 3 data · 4 weights · 5 device · 6 disk · 7 a damaged file · 8 training diverged · 9 out of memory · 10 the command
 of another tool · 11 export · 130, 143 interrupted, state saved."""
@@ -64,7 +66,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
-    let_waiting_threads_sleep(next(iter(sys.argv[1:]), ""))
+    if sys.argv[1:2] and sys.argv[1] in COMPUTING and "--help" not in sys.argv:
+        load_torch()
     try:
         app()
     except SanflowError as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sanflow.anomaly_maps.fusion import calibration_constants
 from sanflow.anomaly_maps.scores_file import Kind
+from sanflow.cores import on_own_core
 from sanflow.device import autocast, choose_device, device_name, placed, unit_images, usable_precision
 from sanflow.encoders import Encoder
 from sanflow.methods.checkpoints import Checkpoint
@@ -52,8 +53,9 @@ class FlowDetector:
     def __call__(self, images_BHW3: Tensor, *, extras: bool = False) -> Output:
         """Score a batch of uint8 images; see `Detector`."""
         scale = min(1, len(self.model.flows) - 1)
-        with torch.inference_mode(), autocast(self.precision, self.torch_device):
-            found = self._score(unit_images(images_BHW3, self.torch_device), scale if extras else None)
+        device = self.torch_device
+        with on_own_core(device), torch.inference_mode(), autocast(self.precision, device):
+            found = self._score(unit_images(images_BHW3, device), scale if extras else None)
         output = _output_of(found)
         if extras:
             output.variance_Bhw, output.latents_NC = found.variance_Bhw, found.latents_NC

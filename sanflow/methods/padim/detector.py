@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sanflow.anomaly_maps.scores_file import Kind
+from sanflow.cores import on_own_core
 from sanflow.data.images import load_images
 from sanflow.device import choose_device, device_name, placed, repeatable, unit_images
 from sanflow.methods.checkpoints import Checkpoint
@@ -38,10 +39,10 @@ def fit(job: FitJob) -> None:
             images_NHW3 = load_images(job.training, "train", job.input_size, cache=job.cache)
             files.introduce({"dimensions": len(chosen_D), "positions": rows * columns})
             statistics = GaussianStatistics(rows * columns, len(chosen_D), device)
-        with cost.phase("steps"):
+        with cost.phase("steps"), on_own_core(device):
             for features in distances.features_of_all(images_NHW3, device):
                 statistics.update(features_at_positions(features, chosen))
-        with cost.phase("factors"):
+        with cost.phase("factors"), on_own_core(device):
             state = {"chosen": chosen_D, "mean": statistics.mean_PD.float(), "factors": statistics.whitening()}
         with cost.phase("saving"):
             files.write_checkpoint(
@@ -76,7 +77,7 @@ class PadimDetector:
 
     def __call__(self, images_BHW3: Tensor, *, extras: bool = False) -> Output:
         """Score a batch of uint8 images; see `Detector`."""
-        with torch.inference_mode():
+        with on_own_core(self.torch_device), torch.inference_mode():
             return self.score_floats(unit_images(images_BHW3, self.torch_device))
 
     def score_floats(self, images_B3HW: Tensor) -> Output:

@@ -13,6 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from sanflow.anomaly_maps.scores_file import Kind
+from sanflow.cores import on_own_core
 from sanflow.data.images import load_images
 from sanflow.device import choose_device, device_name, placed, repeatable, unit_images
 from sanflow.errors import DataError
@@ -45,7 +46,7 @@ def fit(job: FitJob) -> None:
             distances = DistanceMaps(encoder, job.experiment, job.input_size)
             images_NHW3 = load_images(job.training, "train", job.input_size, cache=job.cache)
             files.introduce({})
-        with cost.phase("steps"):
+        with cost.phase("steps"), on_own_core(device):
             patches_ND = training_patches(distances, images_NHW3, device)
         count = max(1, round(job.experiment.coreset_fraction * len(patches_ND)))
         if job.experiment.image_score == "reweighted" and count < job.experiment.neighbours:
@@ -54,7 +55,7 @@ def fit(job: FitJob) -> None:
                 f"so many, but {len(images_NHW3)} training images give {count}. Add normal images, raise "
                 "`coreset_fraction` or lower `neighbours`."
             )
-        with cost.phase("coreset"):
+        with cost.phase("coreset"), on_own_core(device):
             picks_M = choose_patches(patches_ND, count, job.experiment, job.seed, device)
         with cost.phase("saving"):
             bank_MD = patches_ND[picks_M]
@@ -146,7 +147,7 @@ class PatchcoreDetector:
 
     def __call__(self, images_BHW3: Tensor, *, extras: bool = False) -> Output:
         """Score a batch of uint8 images; see `Detector`."""
-        with torch.inference_mode():
+        with on_own_core(self.torch_device), torch.inference_mode():
             return self.score_floats(unit_images(images_BHW3, self.torch_device))
 
     def score_floats(self, images_B3HW: Tensor) -> Output:

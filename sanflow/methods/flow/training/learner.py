@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sanflow.cores import on_own_core
 from sanflow.device import autocast
 from sanflow.encoders import Encoder
 from sanflow.methods.flow.synthetic_anomalies import SyntheticAnomalies
@@ -44,7 +45,8 @@ class Learner:
             DeviceError: If a step cannot be captured as a CUDA graph.
         """
         if self._replayed is None:
-            return self.one_by_one(batch)
+            with on_own_core(self._device):
+                return self.one_by_one(batch)
         present = torch.cuda.current_stream()
         self._stream.wait_event(self._replayed.has_read)
         with torch.cuda.stream(self._stream):

@@ -1,0 +1,152 @@
+"""Threads of OpenMP on cores of their own: seen from outside, in processes that load torch anew."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+import typer
+
+from sanflow import cores
+from sanflow.cli import COMPUTING, app
+from sanflow.cores import PLACE_VARIABLES, WAIT_VARIABLES, on_own_core
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+SEEN = """
+import ctypes, json, os, platform, struct, subprocess, sys, threading
+import sanflow.cores as cores
+before = dict(os.environ)
+cores.load_torch()
+import torch
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # starts the threads
+threads = [int(name) for name in os.listdir("/proc/self/task")]
+places = lambda: sorted(os.sched_getaffinity(0))
+found = {
+    "environment": dict(os.environ) == before,
+    "threads": torch.get_num_threads(),
+    "main": places(),
+    "others": [sorted(os.sched_getaffinity(thread)) for thread in threads if thread != os.getpid()],
+}
+with cores.on_own_core(torch.device("cpu")):
+    found["computing"] = places()
+with cores.on_own_core(torch.device("cuda", 0)):
+    found["on a GPU"] = places()
+found["afterwards"] = places()
+thread = threading.Thread(target=lambda: found.update(thread=places()))
+thread.start()
+thread.join()
+code = "import os; print(sorted(os.sched_getaffinity(0)))"
+attributes = ctypes.create_string_buffer(48)
+SCHED_GETATTR = {name: number + 1 for name, number in cores.SCHED_SETATTR.items()}
+assert ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], 0, attributes, 48, 0) == 0
+_, policy, _, niceness, _, found["slice"], _, _ = struct.unpack("=IIQiIQQQ", attributes.raw)
+assert (policy, niceness) == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
+found["child"] = json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+print(json.dumps(found))
+"""
+
+
+def run(code: str, **variables: str) -> tuple[str, str]:
+    """Output and errors of a Python process in which OpenMP prints its settings as it is loaded."""
+    ours = {*WAIT_VARIABLES, *PLACE_VARIABLES, "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **variables}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout, done.stderr
+
+
+def seen(**variables: str) -> dict:
+    printed, settings = run(SEEN, **variables)
+    if "GOMP_SPINCOUNT" not in settings:
+        pytest.skip("torch has another OpenMP than GNU's here")
+    return {**json.loads(printed), "settings": settings}
+
+
+several_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) < 2,
+    reason="needs Linux and two cores",
+)
+
+
+@several_cores
+def test_each_thread_has_a_core_and_what_is_started_from_the_main_one_has_all():
+    usable = sorted(os.sched_getaffinity(0))
+    found = seen()
+    assert "GOMP_SPINCOUNT = '16000'" in found["settings"]
+    assert found["environment"]
+    taken = [*found["others"], found["computing"]]
+    assert len(taken) == found["threads"]
+    assert sorted({core for places in taken for core in places}) == usable
+    assert all(len(places) < len(usable) for places in taken)
+    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 12):
+        assert found["slice"] == cores.SLICE
+    for where in ("main", "on a GPU", "afterwards", "thread", "child"):
+        assert found[where] == usable, where
+
+
+@several_cores
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OMP_NUM_THREADS": "1"},
+        {"MKL_NUM_THREADS": "1"},
+        {"OMP_PLACES": "threads", "OMP_PROC_BIND": "false"},
+        {"OMP_PROC_BIND": "false"},
+    ],
+    ids=str,
+)
+def test_few_threads_and_those_of_a_users_own_choice_stay_free(variables):
+    usable = sorted(os.sched_getaffinity(0))
+    found = seen(**variables)
+    assert found["computing"] == found["main"] == usable
+    assert variables == {"MKL_NUM_THREADS": "1"} or all(places == usable for places in found["others"])
+
+
+@several_cores
+@pytest.mark.parametrize(
+    ("threads", "fill"), [("", True), ("2", False), ("4", True), ("4,1", True), ("3,4", False), ("many", True)]
+)
+def test_threads_are_bound_only_if_there_is_one_for_each_core(monkeypatch, threads, fill):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert cores.threads_fill_cores() is fill
+
+
+@pytest.mark.parametrize("name", WAIT_VARIABLES)
+def test_a_users_own_way_of_waiting_comes_first(name):
+    found = seen(**{name: "ACTIVE" if name == "OMP_WAIT_POLICY" else "17"})
+    assert "GOMP_SPINCOUNT = '16000'" not in found["settings"]
+
+
+def test_cores_that_were_taken_away_stop_nothing(monkeypatch):
+    usable = os.sched_getaffinity(0)
+    monkeypatch.setattr(cores._cores, "own", {100_000})
+    monkeypatch.setattr(cores._cores, "usable", usable)
+    with on_own_core(CPU):
+        assert os.sched_getaffinity(0) == usable
+
+
+def test_the_computing_commands_exist():
+    assert set(COMPUTING) <= set(typer.main.get_command(app).commands)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loads"),
+    [(["train"], True), (["train", "--help"], False), (["evaluate"], False), ([], False)],
+    ids=str,
+)
+def test_only_a_command_that_computes_loads_torch_before_it_starts(arguments, loads):
+    code = (
+        f"import sys; sys.argv = ['sanflow', *{arguments}]; from sanflow.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    assert run(code)[0].splitlines()[-1] == str(loads)
+
+
+def test_importing_sanflow_leaves_the_environment_alone():
+    run("import os; before = dict(os.environ); import sanflow, sanflow.cli; assert dict(os.environ) == before")
