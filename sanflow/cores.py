@@ -12,7 +12,6 @@ import platform
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,20 +30,8 @@ SLICE = 100_000
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 
 
-@dataclass
-class _Cores:
-    """Cores by number.
-
-    Attributes:
-        own: Those of the main thread while it computes; None if threads are not bound.
-        usable: All that this process may use.
-    """
-
-    own: set[int] | None = None
-    usable: set[int] = field(default_factory=set)
-
-
-_cores = _Cores()
+# The core of the main thread while it computes, by number; empty if threads are not bound.
+_own_core: set[int] = set()
 
 
 def load_torch() -> None:
@@ -57,12 +44,10 @@ def load_torch() -> None:
     """
     if "torch" in sys.modules:
         return
-    variables = {}
-    if not any(name in os.environ for name in WAIT_VARIABLES):
-        variables["GOMP_SPINCOUNT"] = TURNS
-    if binds := threads_fill_cores() and not any(name in os.environ for name in PLACE_VARIABLES):
-        variables |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
-        _cores.usable = os.sched_getaffinity(0)
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    variables = openmp_variables(usable)
+    binds = "OMP_PROC_BIND" in variables
+    if binds:
         _ask_for_short_slices()
     os.environ |= variables
     try:
@@ -72,11 +57,28 @@ def load_torch() -> None:
             del os.environ[name]
     # GNU's OpenMP has bound this thread. What is started from it, such as threads that read images, would stay on its
     # core too, so it goes there only to compute.
-    if binds and (own := os.sched_getaffinity(0)) != _cores.usable:
-        _move_to(_cores.usable)
+    if binds and (own := os.sched_getaffinity(0)) != usable:
+        os.sched_setaffinity(0, usable)
         # torch may take fewer threads than OpenMP, by another variable of a user's.
-        if torch.get_num_threads() * len(own) >= len(_cores.usable):
-            _cores.own = own
+        if torch.get_num_threads() * len(own) >= len(usable):
+            _own_core.update(own)
+
+
+def openmp_variables(cores: set[int]) -> dict[str, str]:
+    """Choose what OpenMP is to read, beside the variables that the user has set.
+
+    Arguments:
+        cores: Those that this process may use; none where they cannot be chosen.
+    """
+    variables = {}
+    if not any(name in os.environ for name in WAIT_VARIABLES):
+        variables["GOMP_SPINCOUNT"] = TURNS
+    # Fewer threads than cores stay free: bound to the same first cores, two jobs would leave the others idle.
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    fill = len(cores) > 1 and (not asked.isdecimal() or int(asked) >= len(cores))
+    if fill and not any(name in os.environ for name in PLACE_VARIABLES):
+        variables |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+    return variables
 
 
 def _ask_for_short_slices() -> None:
@@ -91,32 +93,16 @@ def _ask_for_short_slices() -> None:
     ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
-def threads_fill_cores() -> bool:
-    """Return whether OpenMP will have a thread for each of several cores; fewer threads may share a machine's cores.
-
-    Bound to the same first cores, two jobs with few threads would leave the others idle.
-    """
-    if not hasattr(os, "sched_getaffinity"):  # no Linux
-        return False
-    usable = len(os.sched_getaffinity(0))
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return usable > 1 and (not asked.isdecimal() or int(asked) >= usable)
-
-
 @contextlib.contextmanager
 def on_own_core(device: "torch.device") -> Iterator[None]:
     """Keep this thread, the main one, on a core that no other thread of OpenMP is bound to, if it computes on a CPU."""
-    if _cores.own is None or device.type != "cpu":
+    if not _own_core or device.type != "cpu":
         yield
         return
-    _move_to(_cores.own)
+    before = os.sched_getaffinity(0)
+    # Someone may have chosen other cores for a running process.
+    os.sched_setaffinity(0, _own_core & before or before)
     try:
         yield
     finally:
-        _move_to(_cores.usable)
-
-
-def _move_to(cores: set[int]) -> None:
-    # It fails if the cores of this process were changed from outside; then the thread stays where it is.
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, before)

@@ -13,7 +13,7 @@ import typer
 
 from sanflow import cores
 from sanflow.cli import COMPUTING, app
-from sanflow.cores import PLACE_VARIABLES, WAIT_VARIABLES, on_own_core
+from sanflow.cores import PLACE_VARIABLES, WAIT_VARIABLES, on_own_core, openmp_variables
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -90,45 +90,57 @@ def test_each_thread_has_a_core_and_what_is_started_from_the_main_one_has_all():
 
 
 @several_cores
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"OMP_NUM_THREADS": "1"},
-        {"MKL_NUM_THREADS": "1"},
-        {"OMP_PLACES": "threads", "OMP_PROC_BIND": "false"},
-        {"OMP_PROC_BIND": "false"},
-    ],
-    ids=str,
-)
-def test_few_threads_and_those_of_a_users_own_choice_stay_free(variables):
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_a_single_thread_may_use_all_cores(name):
     usable = sorted(os.sched_getaffinity(0))
-    found = seen(**variables)
+    found = seen(**{name: "1"})
     assert found["computing"] == found["main"] == usable
-    assert variables == {"MKL_NUM_THREADS": "1"} or all(places == usable for places in found["others"])
+
+
+@pytest.fixture
+def _no_variables(monkeypatch):
+    for name in (*WAIT_VARIABLES, *PLACE_VARIABLES, "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+WAITS = {"GOMP_SPINCOUNT": "16000"}
+BOUND = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+
+
+@pytest.mark.usefixtures("_no_variables")
+@pytest.mark.parametrize(
+    ("threads", "bound"), [("", True), ("2", False), ("4", True), ("4,1", True), ("3,4", False), ("many", True)]
+)
+def test_threads_are_bound_only_if_there_is_one_for_each_core(monkeypatch, threads, bound):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert openmp_variables({0, 1, 2, 3}) == WAITS | (BOUND if bound else {})
+    assert openmp_variables({3}) == openmp_variables(set()) == WAITS
+
+
+@pytest.mark.usefixtures("_no_variables")
+@pytest.mark.parametrize("name", [*WAIT_VARIABLES, *PLACE_VARIABLES])
+def test_a_users_own_choice_comes_first(monkeypatch, name):
+    monkeypatch.setenv(name, "17")
+    assert openmp_variables({0, 1}) == (BOUND if name in WAIT_VARIABLES else WAITS)
 
 
 @several_cores
-@pytest.mark.parametrize(
-    ("threads", "fill"), [("", True), ("2", False), ("4", True), ("4,1", True), ("3,4", False), ("many", True)]
-)
-def test_threads_are_bound_only_if_there_is_one_for_each_core(monkeypatch, threads, fill):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
-    monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert cores.threads_fill_cores() is fill
-
-
-@pytest.mark.parametrize("name", WAIT_VARIABLES)
-def test_a_users_own_way_of_waiting_comes_first(name):
-    found = seen(**{name: "ACTIVE" if name == "OMP_WAIT_POLICY" else "17"})
-    assert "GOMP_SPINCOUNT = '16000'" not in found["settings"]
-
-
-def test_cores_that_were_taken_away_stop_nothing(monkeypatch):
+def test_cores_chosen_from_outside_are_kept(monkeypatch):
     usable = os.sched_getaffinity(0)
-    monkeypatch.setattr(cores._cores, "own", {100_000})
-    monkeypatch.setattr(cores._cores, "usable", usable)
-    with on_own_core(CPU):
+    one, other, *_ = usable
+    monkeypatch.setattr(cores, "_own_core", {one})
+    try:
+        with on_own_core(CPU), on_own_core(CPU):
+            assert os.sched_getaffinity(0) == {one}
         assert os.sched_getaffinity(0) == usable
+        with on_own_core(GPU):
+            assert os.sched_getaffinity(0) == usable
+        os.sched_setaffinity(0, {other})
+        with on_own_core(CPU):
+            assert os.sched_getaffinity(0) == {other}
+        assert os.sched_getaffinity(0) == {other}
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 def test_the_computing_commands_exist():
@@ -136,9 +148,7 @@ def test_the_computing_commands_exist():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "loads"),
-    [(["train"], True), (["train", "--help"], False), (["evaluate"], False), ([], False)],
-    ids=str,
+    ("arguments", "loads"), [(["train"], True), (["train", "--help"], False), (["evaluate"], False)], ids=str
 )
 def test_only_a_command_that_computes_loads_torch_before_it_starts(arguments, loads):
     code = (
