@@ -44,6 +44,9 @@ def load_torch() -> None:
     """
     if "torch" in sys.modules:
         return
+    # torch imports it too, but its OpenBLAS takes as many threads as this thread may use cores at that moment.
+    import numpy  # noqa: F401
+
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     variables = openmp_variables(usable)
     binds = "OMP_PROC_BIND" in variables

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -22,15 +23,17 @@ import ctypes, json, os, platform, struct, subprocess, sys, threading
 import sanflow.cores as cores
 before = dict(os.environ)
 cores.load_torch()
-import torch
-torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # starts the threads
-threads = [int(name) for name in os.listdir("/proc/self/task")]
+found = {"environment": dict(os.environ) == before}
+import threadpoolctl, torch
+threads = lambda: {int(name) for name in os.listdir("/proc/self/task")}
+others = threads()
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # starts those of OpenMP
 places = lambda: sorted(os.sched_getaffinity(0))
-found = {
-    "environment": dict(os.environ) == before,
+found |= {
     "threads": torch.get_num_threads(),
     "main": places(),
-    "others": [sorted(os.sched_getaffinity(thread)) for thread in threads if thread != os.getpid()],
+    "others": [sorted(os.sched_getaffinity(thread)) for thread in threads() - others],
+    "of numpy": [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if "numpy" in pool["filepath"]],
 }
 with cores.on_own_core(torch.device("cpu")):
     found["computing"] = places()
@@ -42,10 +45,10 @@ thread.start()
 thread.join()
 code = "import os; print(sorted(os.sched_getaffinity(0)))"
 attributes = ctypes.create_string_buffer(48)
-SCHED_GETATTR = {name: number + 1 for name, number in cores.SCHED_SETATTR.items()}
-assert ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], 0, attributes, 48, 0) == 0
-_, policy, _, niceness, _, found["slice"], _, _ = struct.unpack("=IIQiIQQQ", attributes.raw)
-assert (policy, niceness) == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
+sched_getattr = cores.SCHED_SETATTR.get(platform.machine(), -2) + 1
+if ctypes.CDLL(None).syscall(sched_getattr, 0, attributes, 48, 0) == 0:
+    _, policy, _, niceness, _, found["slice"], _, _ = struct.unpack("=IIQiIQQQ", attributes.raw)
+    assert (policy, niceness) == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
 found["child"] = json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
 print(json.dumps(found))
 """
@@ -53,7 +56,7 @@ print(json.dumps(found))
 
 def run(code: str, **variables: str) -> tuple[str, str]:
     """Output and errors of a Python process in which OpenMP prints its settings as it is loaded."""
-    ours = {*WAIT_VARIABLES, *PLACE_VARIABLES, "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
+    ours = {*WAIT_VARIABLES, *PLACE_VARIABLES, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -83,7 +86,8 @@ def test_each_thread_has_a_core_and_what_is_started_from_the_main_one_has_all():
     assert len(taken) == found["threads"]
     assert sorted({core for places in taken for core in places}) == usable
     assert all(len(places) < len(usable) for places in taken)
-    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 12):
+    assert all(number == len(usable) for number in found["of numpy"])
+    if "slice" in found and tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (6, 12):
         assert found["slice"] == cores.SLICE
     for where in ("main", "on a GPU", "afterwards", "thread", "child"):
         assert found[where] == usable, where
